@@ -1,0 +1,1 @@
+"""What a search means: the best runs, the figures, the report."""

@@ -1,0 +1,67 @@
+"""The end of a study: choose, score on test, and lay down what is needed to use and to believe the winner."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from search.engine import Engine, Trial
+from search.records import read_json, write_json
+from trainables.files import WEIGHTS, replace_file
+
+BASELINES = "baselines"
+
+
+def finish(engine: Engine, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """Scores the chosen trial and each baseline, writes `best/`, and returns the summary.
+
+    The chosen trial has the best tune score among those at full fidelity. A model is scored on valid and test
+    once: what an earlier session wrote for the same trial stands.
+    """
+    best = engine.journal.directory / "best"
+    entries: dict[str, dict[str, Any]] = {}
+    for trial in engine.best():
+        if trial.baseline:
+            say(f"scoring baseline {trial.baseline}")
+            entries[trial.baseline] = _score(engine, trial, best / BASELINES / trial.baseline)
+    winner = next(iter(engine.best()), None)
+    if winner is None:
+        return {"best": None, "baselines": entries}
+    say(f"scoring trial {winner.number}")
+    return {"best": _score(engine, winner, best), "baselines": entries}
+
+
+def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
+    """Writes one model's folder, `metrics.json` last, so that its presence means that all is there."""
+    # Here and not above: Torch takes seconds to import, and most errors come before anything is scored.
+    from trainables import data, loop
+    from trainables.evaluate import predict, summarise
+    from trainables.models import count_trainable
+
+    metrics = folder / "metrics.json"
+    if metrics.exists():
+        stored: dict[str, Any] = read_json(metrics)
+        if stored["trial"] == trial.number:
+            return stored
+        metrics.unlink()
+    config = engine.spec.config(trial.params, trial.baseline, trial.seed)
+    weights = engine.journal.folder(trial.number) / WEIGHTS
+    predictions = predict(config, weights, ("tune", "valid", "test"))
+    replace_file(folder / "model.safetensors", lambda path: shutil.copyfile(weights, path))
+    dataset = data.load(config.data)
+    classes, rate = dataset.split.classes, dataset.store.sample_rate_hz
+    model = loop.build(config, config.features.shape(rate), len(classes))
+    write_json(folder / "config.json", {"config": config.to_json(), "classes": list(classes), "sample_rate_hz": rate})
+    replace_file(folder / "predictions.parquet", lambda path: predictions.to_parquet(path, index=False))
+    record = {
+        "trial": trial.number,
+        "baseline": trial.baseline,
+        "score": trial.score,
+        "best_epoch": trial.best_epoch,
+        "epochs": trial.epoch,
+        "trainable_parameters": count_trainable(model),
+        "params": trial.params,
+        "splits": summarise(predictions),
+    }
+    write_json(metrics, record)
+    return record

@@ -1,0 +1,239 @@
+"""The command line: what may be asked for, and what it comes to."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import click
+
+import spaces
+from search.records import SPEC, read_json
+from search.study import StudySpec, check_unchanged, choose, fitted, space_of_baseline
+from spaces.domains import Space
+from trainables import corpora
+from trainables.config import DataConfig
+from trainables.corpora.splits import Split, split
+from trainables.corpora.store import Store
+from trainables.errors import UserError
+
+TRIALS, MAX_EPOCHS, GRACE_EPOCHS, REDUCTION_FACTOR = 32, 27, 3, 3
+# Above this a dry run reads labels only and leaves the decoding, which may take long, to the study itself.
+_DECODE_IN_DRY_RUN_BYTES = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line as given; None means left out."""
+
+    space: str | None
+    baseline: str | None
+    data: str | None
+    task: str | None
+    keep_synth_lead: bool | None
+    strict: bool
+    trials: int | None
+    max_epochs: int | None
+    grace_epochs: int | None
+    reduction_factor: int | None
+    no_baselines: bool | None
+    seed: int | None
+    budget: float | None
+    concurrency: int | None
+    cpus_per_trial: int | None
+    gpus_per_trial: float | None
+    address: str | None
+    storage: str
+    name: str | None
+    resume: bool
+    dry_run: bool
+    json: bool
+    debug: bool
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus as the study sees it. `store` is None where a dry run left it undecoded."""
+
+    data: DataConfig
+    store: Store | None
+    split: Split
+    sample_rate_hz: int
+
+
+class Duration(click.ParamType[float]):
+    """A duration such as 90s, 45m, 2h or 1.5h, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds; fails where `value` is no duration."""
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)", str(value).strip())
+        if not match or float(match[1]) <= 0:
+            self.fail(f"A budget must be a positive duration such as 90s, 45m or 2h, but is {value!r}.", param, ctx)
+        return float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+_FLAG: dict[str, Any] = {"is_flag": True, "default": None}
+_COUNT = click.IntRange(min=1)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--space", metavar="FAMILY", help=f"Architecture family to search: {', '.join(spaces.names())}.")
+@click.option("--baseline", metavar="NAME", help="Run one published recipe alone, with its published settings.")
+@click.option(
+    "--data",
+    metavar="CORPUS",
+    help="demo (default) or nsynth:PATH, a folder in NSynth's layout or its archives.",
+)
+@click.option("--task", metavar="TASK", help="What to classify: family (default) or source.")
+@click.option("--keep-synth-lead", **_FLAG, help="Keep NSynth's synth_lead notes, which the published reports drop.")
+@click.option("--strict", is_flag=True, help="Take any unusable recording as an error instead of leaving it out.")
+@click.option("--trials", type=_COUNT, help=f"Configurations to try, published ones included [{TRIALS}].")
+@click.option("--max-epochs", type=_COUNT, help=f"Full length of a trial [{MAX_EPOCHS}].")
+@click.option("--grace-epochs", type=int, help=f"Epochs before a trial may be stopped [{GRACE_EPOCHS}].")
+@click.option("--reduction-factor", type=int, help=f"One in so many goes on at each rung [{REDUCTION_FACTOR}].")
+@click.option("--no-baselines", **_FLAG, help="Do not begin with the published recipes.")
+@click.option("--seed", type=click.IntRange(min=0), help="Decides splits, proposals and training [0].")
+@click.option("--budget", type=Duration(), help="Wall-clock time over all sessions, such as 45m or 2h.")
+@click.option("--concurrency", type=_COUNT, help="Trials at a time [as many as fit].")
+@click.option("--cpus-per-trial", type=_COUNT, help="Cores and threads of a trial [1].")
+@click.option("--gpus-per-trial", type=float, help="GPUs of a trial, fractions allowed [1 where there are GPUs].")
+@click.option("--address", help="A running Ray cluster to use, HOST:PORT or auto [a local one].")
+@click.option("--storage", default="studies", show_default=True, help="Folder for study directories.")
+@click.option("--name", help="Name of the study, and of its directory [made from space and corpus].")
+@click.option("--resume", is_flag=True, help="Go on with the study of that --name; what is left out stays as it was.")
+@click.option("--dry-run", is_flag=True, help="Say what the study would be and cost; start nothing.")
+@click.option("--json", is_flag=True, help="Print the plan or the summary as one JSON object on standard output.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def _command(**values: Any) -> Options:
+    """Find the best audio classifier of one architecture family for a labelled corpus."""
+    return Options(**values)
+
+
+def parse(arguments: list[str]) -> Options | None:
+    """The options in `arguments`; None where help was asked for and given. Raises click's own errors."""
+    found = _command.main(arguments, prog_name="search/run.py", standalone_mode=False)
+    return found if isinstance(found, Options) else None
+
+
+def storage(given: Options) -> Path:
+    """The folder of all studies; raises UserError where it cannot be one."""
+    url = urlparse(given.storage)
+    if url.scheme not in ("", "file"):
+        raise UserError(
+            f"--storage must be a local or shared folder, but is {given.storage!r}. Name a folder, such as one "
+            f"on a disk that all nodes mount."
+        )
+    return Path(url.path if url.scheme else given.storage).expanduser().absolute()
+
+
+def directory(given: Options, space: Space, data: str) -> Path:
+    """Where the study lies or will lie; raises UserError where the name is taken, unknown or unsafe."""
+    root = storage(given)
+    if given.name is not None and not re.fullmatch(r"[\w][\w.+-]*", given.name):
+        raise UserError(
+            f"--name must consist of letters, digits and . _ + - and not begin with a dot, but is {given.name!r}."
+        )
+    if given.name is None:
+        stem = re.sub(r"[^\w+-]+", "-", f"{given.baseline or space.name}-{Path(data.partition(':')[2] or data).name}")
+        taken = (root / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 100_000))
+        return next(path for path in taken if not path.exists())
+    path = root / given.name
+    if not given.resume and (path / SPEC).exists():
+        raise UserError(
+            f"A study's name must be new, but {path} exists. Go on with it with --resume, or choose another --name."
+        )
+    return path
+
+
+def existing(given: Options) -> StudySpec:
+    """The specification of the study to resume; raises UserError where there is none."""
+    root = storage(given)
+    path = root / (given.name or "") / SPEC
+    if given.name is None or not path.exists():
+        known = ", ".join(sorted(path.parent.name for path in root.glob(f"*/{SPEC}"))) or "none"
+        came = "no name came" if given.name is None else f"there is no {given.name!r}"
+        raise UserError(f"--resume needs the --name of a study, but {came}. In {root} there are: {known}.")
+    try:
+        return StudySpec.from_json(read_json(path))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"A study's {SPEC} must be readable, but {path} is not ({type(error).__name__}: {error}). "
+            f"Restore it from a copy."
+        ) from error
+
+
+def open_corpus(
+    given: Options, before: StudySpec | None, task: str, progress: Callable[[str, int, int], None]
+) -> Corpus:
+    """The corpus asked for, decoded if need be, and its splits; raises UserError."""
+    spec = corpora.absolute(given.data or (before.data.corpus if before else "demo"))
+    seed = _first(given.seed, before and before.seed, 0)
+    keep = _first(given.keep_synth_lead, before and before.data.keep_synth_lead, False)
+    if given.dry_run and corpora.corpus_disk_needed(spec) > _DECODE_IN_DRY_RUN_BYTES:
+        clips, rate, store = corpora.labels(spec), corpora.SAMPLE_RATE_HZ, None
+    else:
+        store = corpora.open_corpus(spec, strict=given.strict, progress=progress)
+        clips, rate = store.clips, store.sample_rate_hz
+    parts = split(clips, task=task, keep_synth_lead=keep, seed=seed)
+    return Corpus(DataConfig(spec, store.digest if store else "", task, keep, seed), store, parts, rate)
+
+
+def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[StudySpec, Path, Corpus]:
+    """The specification that the options come to, the study's directory and its corpus; raises UserError."""
+    before = existing(given) if given.resume else None
+    if given.space and given.baseline:
+        raise UserError("--space searches a family and --baseline runs one recipe alone, but both came. Leave one out.")
+    only = given.baseline or (before.only if before and not given.space else None)
+    if only:
+        space = space_of_baseline(only)
+    elif given.space or before:
+        name = given.space or (before.space.name if before else "")
+        space = spaces.load(choose("space", name, spaces.names()))
+    else:
+        raise UserError(
+            f"A study needs a family to search, but neither --space nor --baseline came. "
+            f"Name one of: {', '.join(spaces.names())}."
+        )
+    baseline = next((b for b in space.baselines if b.name == only), None)
+    task = _first(given.task, before and before.data.task, baseline and baseline.task, "family")
+    max_epochs = _first(given.max_epochs, before and before.max_epochs, baseline and baseline.epochs, MAX_EPOCHS)
+    spec = StudySpec(
+        name="",
+        space=space,
+        data=DataConfig("", "", task, False, 0),
+        trials=1 if only else _first(given.trials, before and before.trials, TRIALS),
+        max_epochs=max_epochs,
+        grace_epochs=_first(given.grace_epochs, before and before.grace_epochs, min(GRACE_EPOCHS, max_epochs)),
+        reduction_factor=_first(given.reduction_factor, before and before.reduction_factor, REDUCTION_FACTOR),
+        seed=_first(given.seed, before and before.seed, 0),
+        cpus_per_trial=_first(given.cpus_per_trial, before and before.cpus_per_trial, 1),
+        with_baselines=not _first(given.no_baselines, before and not before.with_baselines, False),
+        only=only,
+    )
+    assert spec.rungs, "raises where grace, length and factor do not fit together, before any data is read"
+    _check_gpus(given.gpus_per_trial)
+    path = directory(given, space, given.data or "demo")
+    corpus = open_corpus(given, before, task, progress)
+    spec = replace(spec, name=path.name, data=corpus.data)
+    if corpus.store:
+        spec = replace(spec, space=fitted(space, corpus.store))
+    return (check_unchanged(spec, before) if before else spec), path, corpus
+
+
+def _check_gpus(fraction: float | None) -> None:
+    if fraction is not None and (fraction < 0 or (fraction > 1 and fraction != int(fraction))):
+        raise UserError(
+            f"--gpus-per-trial must be a fraction of one GPU or a whole number of them, but is {fraction:g}. "
+            f"Use 0.25, 0.5, 1, 2 …"
+        )
+
+
+def _first(*values: Any) -> Any:
+    """The first value that is not None."""
+    return next(value for value in values if value is not None)

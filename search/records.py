@@ -1,0 +1,148 @@
+"""The study directory: a journal of all that happens, and the only source of truth about a study.
+
+`study.json` holds what was asked for and is written before the first trial. `trials.jsonl` has a line for every
+session, trial start and trial end, `epochs.jsonl` one for every epoch with the decision taken on it. Lines are
+numbered through both files by `seq`, appended and brought to the disk before anything is done upon them.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from trainables.errors import UserError
+from trainables.files import STATE, WEIGHTS, replace_file
+
+Row = dict[str, Any]
+
+SPEC, TRIALS, EPOCHS = "study.json", "trials.jsonl", "epochs.jsonl"
+
+
+class DiskFullError(UserError):
+    """The journal could not be written; what it holds so far stands."""
+
+
+def write_json(path: Path, record: object) -> None:
+    """Writes `record` as readable JSON, replacing the file as a whole."""
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The complete lines of a journal file; a last line that was cut off by a crash is left out."""
+    if not path.exists():
+        return []
+    *lines, _ = path.read_bytes().split(b"\n")
+    return [json.loads(line) for line in lines]
+
+
+def read_journal(directory: Path) -> list[Row]:
+    """All rows of a study in the order in which they were written; works while the study runs."""
+    return sorted((*read_rows(directory / TRIALS), *read_rows(directory / EPOCHS)), key=lambda row: row["seq"])
+
+
+class Journal:
+    """A study directory opened for writing, by one process at a time.
+
+    `listen` is called with every row once it is safely written.
+    """
+
+    def __init__(self, directory: Path, listen: Callable[[Row], None] = lambda row: None) -> None:
+        self.directory, self.listen = directory, listen
+        directory.mkdir(parents=True, exist_ok=True)
+        self._lock = filelock.FileLock(directory / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UserError(
+                f"One process at a time may run a study, but another is running {directory.name}. "
+                f"Wait for it, stop it, or choose another --name."
+            ) from None
+        for name in (TRIALS, EPOCHS):
+            _drop_torn_line(directory / name)
+        self.rows = read_journal(directory)
+        self._next = self.rows[-1]["seq"] + 1 if self.rows else 0
+
+    def session(self, **fields: Any) -> None:
+        """Notes that a process began to work on the study."""
+        self._append(TRIALS, {"event": "session", "pid": os.getpid(), **fields})
+
+    def started(self, trial: int, **fields: Any) -> None:
+        """Notes that a trial began."""
+        self._append(TRIALS, {"event": "started", "trial": trial, **fields})
+
+    def ended(self, trial: int, state: str, reason: str | None) -> None:
+        """Notes that a trial ended."""
+        self._append(TRIALS, {"event": "ended", "trial": trial, "state": state, "reason": reason})
+
+    def epoch(self, trial: int, report: Row, rung: int | None, decision: str) -> None:
+        """Notes an epoch and what was decided on it, in one line, so that neither stands without the other."""
+        self._append(EPOCHS, {"event": "epoch", "trial": trial, **report, "rung": rung, "decision": decision})
+
+    def close(self) -> None:
+        """Lets another process have the study."""
+        self._lock.release()
+
+    def _append(self, name: str, row: Row) -> None:
+        row = {"seq": self._next, "time": round(time.time(), 3), **row}
+        line = json.dumps(row, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+        path = self.directory / name
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("ab") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            if path.exists():
+                os.truncate(path, size)
+            raise DiskFullError(
+                f"The study's journal must be written before anything else happens, but {path} could not be: "
+                f"{error.strerror}. Make room and go on with --resume; nothing that it holds is lost."
+            ) from error
+        self._next += 1
+        self.rows.append(row)
+        self.listen(row)
+
+    def folder(self, trial: int) -> Path:
+        """Where a trial keeps its checkpoint."""
+        return self.directory / "checkpoints" / f"{trial:04d}"
+
+    def keep_weights(self, trials: Iterable[int], live: Iterable[int]) -> None:
+        """Removes the checkpoints of all trials but these: of `live` all is kept, of `trials` the weights."""
+        weights, whole = {self.folder(t).name for t in trials}, {self.folder(t).name for t in live}
+        folder = self.directory / "checkpoints"
+        for path in folder.iterdir() if folder.exists() else ():
+            if path.name in whole:
+                continue
+            if path.name not in weights or not (path / WEIGHTS).exists():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                (path / STATE).unlink(missing_ok=True)
+
+
+def elapsed_seconds(rows: Iterable[Row]) -> float:
+    """Wall-clock seconds during which sessions worked on a study, from its journal."""
+    total, previous = 0.0, None
+    for row in rows:
+        if previous is not None and row["event"] != "session":
+            total += max(0.0, row["time"] - previous)
+        previous = row["time"]
+    return total
+
+
+def _drop_torn_line(path: Path) -> None:
+    if path.exists():
+        content = path.read_bytes()
+        if not content.endswith(b"\n"):
+            os.truncate(path, content.rfind(b"\n") + 1)

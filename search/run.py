@@ -1,0 +1,100 @@
+"""The main command: searches one family's space on one corpus.
+
+    python search/run.py --space blstm --data nsynth:PATH
+
+From top to bottom: read the command line, settle the study, describe or run it, say what came out.
+"""
+
+import json
+import sys
+import traceback
+from pathlib import Path
+
+import click
+
+from search import options, versions
+from search.options import Options
+from search.progress import Terminal, bar
+from trainables.errors import UserError
+
+FINISHED, USER_ERROR, FAILED, INTERRUPTED = 0, 1, 2, 130
+
+
+def main() -> None:
+    """Runs the command line and exits with 0 finished, 1 user error, 2 failed, 130 interrupted."""
+    terminal = Terminal.open(progress_on_stderr="--json" in sys.argv)
+    try:
+        given = options.parse(sys.argv[1:])
+        code = FINISHED if given is None else run(given, terminal)
+    except click.ClickException as error:
+        code = say_error(f"{error.format_message()} (--help lists all options)")
+    except UserError as error:
+        code = say_error(str(error))
+    except (KeyboardInterrupt, click.Abort):
+        code = say_error("Interrupted.", INTERRUPTED)
+    except Exception as error:
+        code = say_error(f"Unexpected {type(error).__name__}: {error} (--debug shows where).", FAILED)
+    terminal.console.file.flush()
+    terminal.out.flush()
+    sys.exit(code)
+
+
+def run(given: Options, terminal: Terminal) -> int:
+    """Settles the study, then describes or runs it; the exit code."""
+    versions.check()
+    with bar(terminal) as progress:
+        spec, directory, corpus = options.settle(given, progress)
+    say_corpus(corpus, terminal)
+    if given.dry_run:
+        from search.preflight import describe_plan, plan
+
+        with terminal.console.status("Building and timing baselines and corners of the space …"):
+            found = plan(spec, corpus, given, directory)
+        print_result(given, found, terminal, describe_plan(found))
+        return FINISHED
+    from search.session import run_session
+    from search.summary import describe
+
+    summary = run_session(given, spec, directory, corpus, terminal)
+    print_result(given, summary, terminal, describe(summary, list(corpus.split.classes)))
+    return {"finished": FINISHED, "failed": FAILED, "interrupted": INTERRUPTED}[summary["state"]]
+
+
+def say_corpus(corpus: options.Corpus, terminal: Terminal) -> None:
+    """One line on the data, and one for each thing that the user should know about it."""
+    parts = ", ".join(f"{name} {row['notes']} of {row['groups']}" for name, row in corpus.split.summary.items())
+    classes = f"{len(corpus.split.classes)} classes of {corpus.data.task}"
+    terminal.say(f"{corpus.data.corpus}: {classes}; notes of instruments: {parts}")
+    if corpus.store is None:
+        terminal.say("The audio is not decoded yet; unusable recordings will be left out when it is.")
+    else:
+        for count, what in (
+            (len(corpus.store.quarantine), "left out"),
+            (len(corpus.store.repairs), "repaired"),
+        ):
+            if count:
+                terminal.say(f"{count} recordings {what}; the list lies in {corpus.store.root}")
+    for notice in corpus.split.notices:
+        terminal.say(notice)
+
+
+def print_result(given: Options, found: object, terminal: Terminal, words: object) -> None:
+    """The result as one JSON object on standard output, or as words."""
+    if given.json:
+        print(json.dumps(found, ensure_ascii=False), file=terminal.out)
+    else:
+        terminal.console.print(words)
+
+
+def say_error(text: str, code: int = USER_ERROR) -> int:
+    """An error in a sentence or two; the traceback only for those who ask."""
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    print(f"Error: {text}" if code != INTERRUPTED else text, file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    # Run as a script, Python looks for modules in this folder first; the packages are installed.
+    sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent.resolve()]
+    main()

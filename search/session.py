@@ -1,0 +1,121 @@
+"""One process's work on a study: from the open journal to the scored winner, however it is interrupted."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from search.engine import Engine
+from search.options import Corpus, Options
+from search.progress import Terminal, View, duration, quiet
+from search.records import SPEC, Journal, elapsed_seconds, write_json
+from search.study import StudySpec, record
+from search.summary import resume_command, summary
+
+
+@dataclass
+class Halt:
+    """Whether the study is to stop where it is, and why: `interrupted` by the user, or its budget `spent`."""
+
+    deadline: float | None
+    interrupted: bool = False
+    stops: int = field(default=0)
+
+    @property
+    def spent(self) -> bool:
+        """Whether the budget is used up."""
+        return self.deadline is not None and time.time() >= self.deadline
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self.interrupted or self.spent
+
+    @contextlib.contextmanager
+    def on_signals(self, view: View) -> Iterator[None]:
+        """Takes the first Ctrl-C or termination as a wish to stop; the second one ends the process at once."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.stops += 1
+            if self.stops > 1:
+                os._exit(130)
+            self.interrupted = True
+            view.note("Stopping. Every finished epoch is saved; once more stops at once.")
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def run_session(given: Options, spec: StudySpec, directory: Path, corpus: Corpus, terminal: Terminal) -> dict[str, Any]:
+    """Runs the study until it is done, interrupted or out of budget; the summary of how it stands.
+
+    Its `state` is "finished", "interrupted" or "failed"; raises UserError where it cannot go on.
+    """
+    journal = Journal(directory)
+    try:
+        assert corpus.store is not None
+        write_study(directory, spec, corpus)
+        spent = elapsed_seconds(journal.rows)
+        engine = Engine(spec, journal)
+        halt = Halt(time.time() + given.budget - spent if given.budget else None)
+        view = View(terminal, spec, journal.rows)
+        journal.listen = view.row
+        journal.session(command=resume_command(directory), trials=spec.trials, budget_seconds=given.budget)
+        with halt.on_signals(view):
+            if engine.to_start and not halt():
+                _search(given, spec, engine, halt, view, terminal, directory / "logs" / "search.log")
+            if halt.interrupted:
+                return summary(engine, "interrupted", finished=None, wall_seconds=elapsed_seconds(journal.rows))
+            return _finish(engine, terminal)
+    finally:
+        journal.close()
+
+
+def write_study(directory: Path, spec: StudySpec, corpus: Corpus) -> None:
+    """Writes `study.json` and the lists of what was wrong with the corpus, before the first trial."""
+    assert corpus.store is not None
+    write_json(directory / SPEC, record(spec, corpus.store, corpus.split))
+    corpus.store.quarantine.to_csv(directory / "quarantine.csv", index=False)
+    corpus.store.repairs.to_csv(directory / "repairs.csv", index=False)
+
+
+def _search(
+    given: Options, spec: StudySpec, engine: Engine, halt: Halt, view: View, terminal: Terminal, log: Path
+) -> None:
+    terminal.say("Starting Ray …" if not given.address else f"Joining Ray at {given.address} …")
+    with quiet(log):
+        from search.cluster import cluster, fitting, run_trials
+
+        with cluster(given.address):
+            resources = fitting(spec.cpus_per_trial, given.gpus_per_trial, given.concurrency)
+            with view.shown():
+                run_trials(engine, resources, halt)
+    if halt.spent and not halt.interrupted and engine.running:
+        terminal.say(
+            f"The budget of {duration(given.budget or 0)} is spent; {len(engine.running)} trials are unfinished. "
+            f"--resume with a larger --budget goes on with them."
+        )
+
+
+def _finish(engine: Engine, terminal: Terminal) -> dict[str, Any]:
+    from search.finish import finish
+
+    with terminal.console.status("Scoring the chosen trial and the baselines …"):
+        finished = finish(engine)
+    state = "finished" if finished["best"] else "failed"
+    wall_seconds = elapsed_seconds(engine.journal.rows)
+    found = summary(engine, state, finished=finished, wall_seconds=wall_seconds)
+    write_json(engine.journal.directory / "summary.json", found)
+    return found

@@ -1,0 +1,209 @@
+"""The specification of a study: everything that decides what it tries, resolved, before the first trial."""
+
+import difflib
+import platform
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import spaces
+from search.scheduler import rung_epochs
+from spaces.domains import Baseline, Int, Params, Space
+from trainables.config import DataConfig, TrialConfig, resolve
+from trainables.corpora.splits import Split
+from trainables.corpora.store import Store
+from trainables.errors import UserError
+
+METRIC = {"name": "tune_balanced_accuracy", "mode": "max"}
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """What a study is. `only` names the one baseline it consists of, if it does.
+
+    `cpus_per_trial` is the number of threads of a trial and so decides its last digits.
+    """
+
+    name: str
+    space: Space
+    data: DataConfig
+    trials: int
+    max_epochs: int
+    grace_epochs: int
+    reduction_factor: int
+    seed: int
+    cpus_per_trial: int
+    with_baselines: bool
+    only: str | None = None
+
+    @cached_property
+    def rungs(self) -> tuple[int, ...]:
+        """The epochs at which trials are compared, the last being full length."""
+        return rung_epochs(self.max_epochs, self.grace_epochs, self.reduction_factor)
+
+    @cached_property
+    def baselines(self) -> tuple[Baseline, ...]:
+        """The published recipes that are this study's first trials."""
+        if self.only:
+            return tuple(baseline for baseline in self.space.baselines if baseline.name == self.only)
+        return self.space.baselines_for(self.data.task) if self.with_baselines else ()
+
+    def config(self, params: Params, baseline: str | None, seed: int) -> TrialConfig:
+        """The resolved configuration of one trial."""
+        overrides = next((b.settings for b in self.space.baselines if b.name == baseline), None)
+        return resolve(
+            self.space,
+            params,
+            data=self.data,
+            seed=seed,
+            max_epochs=self.max_epochs,
+            threads=self.cpus_per_trial,
+            overrides=overrides,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able record from which `from_json` makes an equal specification."""
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**plain, "space": self.space.to_json(), "data": asdict(self.data)}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "StudySpec":
+        """The specification that `to_json` recorded."""
+        fields = {name: record[name] for name in cls.__dataclass_fields__}
+        return cls(**{**fields, "space": Space.from_json(record["space"]), "data": DataConfig(**record["data"])})
+
+
+def rung_table(spec: StudySpec) -> list[tuple[int, int]]:
+    """How many trials are expected to arrive at each rung; baselines arrive at all of them."""
+    baselines = min(len(spec.baselines), spec.trials)
+    left = float(spec.trials - baselines)
+    table = []
+    for rung in spec.rungs:
+        table.append((rung, baselines + round(left)))
+        left = max(left / spec.reduction_factor, min(left, 1.0))
+    return table
+
+
+def expected_epochs(spec: StudySpec) -> tuple[int, int]:
+    """Epochs that the baselines train, and those that the other trials are expected to."""
+    baselines = min(len(spec.baselines), spec.trials)
+    early, previous = 0, 0
+    for rung, trials in rung_table(spec):
+        early += (trials - baselines) * (rung - previous)
+        previous = rung
+    return baselines * spec.max_epochs, early
+
+
+def choose(kind: str, name: str, known: Iterable[str]) -> str:
+    """`name` if it is known; raises UserError naming the closest and all of them."""
+    known = tuple(known)
+    if name in known:
+        return name
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise UserError(f"The {kind} must be one of {', '.join(known)}, but is {name!r}.{hint}")
+
+
+def space_of_baseline(name: str) -> Space:
+    """The space that holds a published baseline; raises UserError."""
+    owners = {baseline.name: space for space in map(spaces.load, spaces.names()) for baseline in space.baselines}
+    return owners[choose("baseline", name, owners)]
+
+
+def fitted(space: Space, store: Store) -> Space:
+    """The space with `seconds` cut to what the corpus has: more would only be silence."""
+    params = {param.name: param.domain for param in space.params}
+    if "seconds" not in params or not isinstance(params["seconds"], Int):
+        return space
+    longest = float(store.clips["samples"].max()) / store.sample_rate_hz
+    low, high = params["seconds"].low, params["seconds"].high
+    return space.narrowed("seconds", Int(low, min(high, max(low, round(longest)))))
+
+
+def record(spec: StudySpec, store: Store, split: Split) -> dict[str, Any]:
+    """The content of `study.json`: the specification and the circumstances, for whoever reads it later."""
+    return {
+        "format": 1,
+        **spec.to_json(),
+        "metric": METRIC,
+        "rungs": list(spec.rungs),
+        "classes": list(split.classes),
+        "splits": {
+            name: {**split.summary[name], "group_names": sorted(set(split.groups[rows]))}
+            for name, rows in split.rows.items()
+        },
+        "majority_share": {name: split.majority_share(name) for name in split.rows},
+        "quarantined": len(store.quarantine),
+        "repaired": len(store.repairs),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "commit": commit(),
+        "versions": versions(),
+    }
+
+
+def commit() -> str | None:
+    """The commit of the code, marked where the tree differs from it; None outside a git checkout."""
+    root = Path(__file__).parent.parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    """The versions of what decides results."""
+    packages = ("ray", "optuna", "torch", "torchaudio", "numpy", "scikit-learn", "soundfile", "soxr")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+
+
+# What a resumed study may change: how long it goes on, and with what resources.
+_MAY_CHANGE = ("trials",)
+
+
+def check_unchanged(asked: StudySpec, existing: StudySpec) -> StudySpec:
+    """The existing specification with what a resume may change; raises UserError that says what else differs."""
+    changed = []
+    for name in StudySpec.__dataclass_fields__:
+        before, now = getattr(existing, name), getattr(asked, name)
+        if name in _MAY_CHANGE or before == now:
+            continue
+        if name == "data":
+            changed += [
+                f"{key} was {value!r} and is {getattr(now, key)!r}"
+                for key, value in asdict(before).items()
+                if getattr(now, key) != value and key != "corpus"
+            ]
+        elif name == "space":
+            changed.append(_space_change(before, now))
+        else:
+            changed.append(f"{name} was {before!r} and is {now!r}")
+    if changed:
+        raise UserError(
+            f"A study keeps to what it began with, but for {existing.name} {'; '.join(changed)}. "
+            f"Resume without the change, or choose another --name."
+        )
+    return replace(existing, trials=asked.trials)
+
+
+def _space_change(before: Space, now: Space) -> str:
+    if before.name != now.name:
+        return f"the space was {before.name!r} and is {now.name!r}"
+    old, new = ({param.name: param for param in space.params} for space in (before, now))
+    for name in sorted({*old, *new}):
+        if old.get(name) != new.get(name):
+            domains = [str(p.domain) if p else "absent" for p in (old.get(name), new.get(name))]
+            return f"the range of {name} was {domains[0]} and is {domains[1]}"
+    return "the settings or baselines of its space have changed"

@@ -1,0 +1,122 @@
+"""What came out of a study, as one record and as words for the terminal."""
+
+import shlex
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from search.engine import Engine, State
+from search.progress import duration
+from search.study import METRIC
+
+
+def summary(engine: Engine, state: str, *, finished: dict[str, Any] | None, wall_seconds: float) -> dict[str, Any]:
+    """How a study stands. `best` and `baselines` hold what `metrics.json` holds for each, once they are scored."""
+    spec, states = engine.spec, Counter(trial.state for trial in engine.trials)
+    stopped = Counter(trial.epoch for trial in engine.trials if trial.state is State.PRUNED)
+    return {
+        "name": spec.name,
+        "state": state,
+        "directory": str(engine.journal.directory),
+        "resume": resume_command(engine.journal.directory),
+        "space": spec.space.name,
+        "data": spec.data.corpus,
+        "task": spec.data.task,
+        "metric": METRIC,
+        "trials": {**{str(s): states[s] for s in State}, "to_start": engine.to_start, "asked": spec.trials},
+        "stopped_at": {str(epoch): n for epoch, n in sorted(stopped.items())},
+        "max_epochs": spec.max_epochs,
+        "epochs": sum(trial.epoch for trial in engine.trials),
+        "wall_seconds": round(wall_seconds, 1),
+        "failures": {str(t.number): t.reason for t in engine.trials if t.state is State.FAILED},
+        "best": finished and finished["best"],
+        "baselines": (finished or {}).get("baselines", {}),
+    }
+
+
+def resume_command(directory: Path) -> str:
+    """The command that goes on with a study, to be pasted as it is."""
+    command = [Path(sys.executable).name, "search/run.py", "--resume", "--name", directory.name]
+    if directory.parent != Path("studies").absolute():
+        command += ["--storage", str(directory.parent)]
+    return shlex.join(command)
+
+
+def describe(found: dict[str, Any], classes: list[str]) -> RenderableType:
+    """The end of a run on the terminal."""
+    parts: list[RenderableType] = [Text(f"{_trials(found)} in {duration(found['wall_seconds'])}.")]
+    if found["failures"]:
+        number, reason = next(iter(found["failures"].items()))
+        parts.append(Text(f"{len(found['failures'])} failed; trial {number}: {reason}"))
+    if found["state"] == "interrupted":
+        parts += [Text("Interrupted. Go on with:"), Text(f"  {found['resume']}", style="bold")]
+        return Group(*parts)
+    best = found["best"]
+    if best is None:
+        parts.append(
+            Text("No trial reached full length, so none can be chosen. Give it more time or look at the failures.")
+        )
+        parts.append(Text(f"  {found['resume']}", style="bold"))
+        return Group(*parts)
+    parts += ["", _table(best, found["baselines"]), "", *_words(best, len(classes)), Text(_where(found))]
+    return Group(*parts)
+
+
+def _trials(found: dict[str, Any]) -> str:
+    trials = found["trials"]
+    stopped = ", ".join(f"{n} at {epoch}" for epoch, n in found["stopped_at"].items())
+    text = f"{sum(trials[s] for s in State)} trials, {found['epochs']} epochs: {trials['complete']} trained in full"
+    text += f" ({found['max_epochs']} epochs), {trials['pruned']} stopped early" + (f" ({stopped})" if stopped else "")
+    if trials["running"]:
+        text += f", {trials['running']} unfinished"
+    return text
+
+
+def _table(best: dict[str, Any], baselines: dict[str, dict[str, Any]]) -> Table:
+    table = Table(title="Balanced accuracy, and accuracy in brackets", title_justify="left", title_style="bold")
+    table.add_column("")
+    for name in ("tune", "valid", "test"):
+        table.add_column(name, justify="right")
+    table.add_column("test, 95 % interval", justify="right")
+    table.add_column("parameters", justify="right")
+    chosen = f"chosen: {best['baseline'] or 'trial ' + str(best['trial'])}"
+    for name, row in ((chosen, best), *((f"baseline {k}", v) for k, v in baselines.items())):
+        splits = row["splits"]
+        low, high = splits["test"]["balanced_accuracy_interval"]
+        table.add_row(
+            name,
+            *(f"{splits[s]['balanced_accuracy']:.4f} ({splits[s]['accuracy']:.4f})" for s in ("tune", "valid", "test")),
+            f"{low:.2f} … {high:.2f}",
+            f"{row['trainable_parameters']:,}",
+            style="bold" if row is best else "",
+        )
+    return table
+
+
+def _words(best: dict[str, Any], n_classes: int) -> list[Text]:
+    params = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in best["params"].items())
+    words = [Text(f"Chosen by tune score (best at epoch {best['best_epoch']} of {best['epochs']}): {params}")]
+    words.append(Text("The interval resamples whole instruments; test was scored once, after the choice."))
+    if best["splits"]["tune"]["balanced_accuracy"] <= 1.2 / n_classes:
+        words.append(
+            Text(
+                f"Warning: that is hardly better than chance ({1 / n_classes:.3f}); nothing was learned.",
+                style="bold",
+            )
+        )
+    return words
+
+
+def _where(found: dict[str, Any]) -> str:
+    folder = found["directory"]
+    return (
+        f"\nEverything lies in {folder}:\n"
+        f"  best/        weights, config, metrics and predictions; best/baselines/ the same for each baseline\n"
+        f"  trials.jsonl, epochs.jsonl   every trial and every epoch; study.json what was asked\n"
+        f"  quarantine.csv               recordings left out, with reasons; logs/ what Ray had to say"
+    )

@@ -1,0 +1,119 @@
+"""The Ray trainable: one trial after another in one long-lived worker process, one epoch per step.
+
+All it needs to go on with a trial lies in the trial's checkpoint folder, so a restarted worker, a resumed study
+and an undisturbed run are the same to it.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+import torch
+from ray import tune
+
+from search.records import read_json, write_json
+from trainables import data, loop
+from trainables.config import TrialConfig
+
+OBITUARY = "failure.json"
+REPORTED = (*(field.name for field in fields(loop.EpochReport)), "memory_bytes", "node")
+_MEMORY_SHARE = 0.85
+_WATCH_SECONDS = 0.1
+
+
+class TrialWorker(tune.Trainable):
+    """Trains the trial that its configuration names: `trial`, `config`, `folder`, `reported`.
+
+    `reported` is the last epoch that the journal has; earlier ones are not reported again.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Begins the first trial of this process."""
+        self._watch = MemoryWatch(memory_limit_bytes())
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begins another trial in the same process."""
+        self._folder = Path(new_config["folder"])
+        self._watch.folder = self._folder
+        self._reports = self._train(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """The next epoch's report as a flat row, or the reason why there is none."""
+        obituary = self._folder / OBITUARY
+        if obituary.exists():
+            return _failed(read_json(obituary)["reason"])
+        try:
+            report = next(self._reports)
+        except OSError as error:
+            # Not the trial's fault: a full disk or a lost mount must not mark good settings as failures.
+            return {"abort": f"{error.strerror or error} ({error.filename or self._folder})"}
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            return _failed(f"out of memory: {_first_line(error)}")
+        except Exception as error:
+            return _failed(f"{type(error).__name__}: {_first_line(error)}")
+        return {**report, "memory_bytes": self._watch.used(), "node": ray.util.get_node_ip_address()}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: every epoch is saved in the study directory before it is reported."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: see `save_checkpoint`."""
+
+    def _train(self, config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        trial = TrialConfig.from_json(config["config"])
+        inputs = data.trial_data(trial.data, trial.features, data.choose_device())
+        for report in loop.train(trial, inputs, self._folder):
+            if report.epoch > config["reported"]:
+                yield asdict(report)
+
+
+def _failed(reason: str) -> dict[str, Any]:
+    return {"lost": reason}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def memory_limit_bytes() -> int:
+    """What this worker may use of its node's memory: its share of the node's cores or GPUs, less a reserve."""
+    resources = ray.get_runtime_context().get_assigned_resources()
+    node_id = ray.get_runtime_context().get_node_id()
+    node = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == node_id)
+    share = max((amount / node[name] for name, amount in resources.items() if name in ("CPU", "GPU")), default=1.0)
+    limit = int(_MEMORY_SHARE * min(1.0, share) * psutil.virtual_memory().total)
+    return int(os.environ.get("ETUDE_TRIAL_MEMORY_BYTES", limit))
+
+
+class MemoryWatch:
+    """Ends this process, with the reason in the trial's folder, before it takes more memory than its share.
+
+    Ray's own monitor would end it too, but with it the whole search; a worker that merely died is replaced.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.folder: Path | None = None
+        self._limit, self._process = limit_bytes, psutil.Process()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def used(self) -> int:
+        """Bytes of memory of this process alone; the mapped corpus, shared by all, does not count."""
+        memory = self._process.memory_info()
+        return int(memory.rss - getattr(memory, "shared", 0))
+
+    def _run(self) -> None:
+        while True:
+            used = self.used()
+            if used > self._limit and self.folder is not None:
+                reason = f"out of memory: {used / 1e9:.1f} GB used, {self._limit / 1e9:.1f} GB is a trial's share"
+                write_json(self.folder / OBITUARY, {"reason": reason})
+                os._exit(1)
+            time.sleep(_WATCH_SECONDS)

@@ -1,0 +1,44 @@
+"""LSTM on frames of the waveform."""
+
+from spaces.domains import Baseline, Space
+from spaces.shared import (
+    RECIPE_2018,
+    RECIPE_2022,
+    SETTINGS_2018,
+    SETTINGS_2022,
+    TRAINING,
+    TRAINING_SETTINGS,
+    recurrent,
+)
+
+SPACE = Space(
+    name="lstm",
+    title="LSTM",
+    network="recurrent",
+    settings={**TRAINING_SETTINGS, "bidirectional": "no", "convention": "torch"},
+    params=(*recurrent(("final", "mean")), *TRAINING),
+    baselines=(
+        Baseline(
+            name="lstm-2022",
+            source="report 000",
+            corpus="nsynth",
+            task="family",
+            trainable_parameters=850_762,
+            epochs=30,
+            published_accuracy=0.5522,
+            params={**RECIPE_2022, "width_1": 256, "width_2": 256},
+            settings=SETTINGS_2022,
+        ),
+        Baseline(
+            name="lstm-2018",
+            source="reports 001 and 004",
+            corpus="nsynth",
+            task="family",
+            trainable_parameters=413_962,
+            epochs=20,
+            published_accuracy=0.64844,
+            params={**RECIPE_2018, "readout": "final"},
+            settings=SETTINGS_2018,
+        ),
+    ),
+)

@@ -1,0 +1,132 @@
+"""The journal: order, torn lines, one writer, a full disk."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from search.records import EPOCHS, TRIALS, DiskFullError, Journal, elapsed_seconds, read_journal, read_rows
+from trainables.errors import UserError
+
+
+def report(epoch: int) -> dict[str, object]:
+    return {"epoch": epoch, "score": 0.5, "failure": None}
+
+
+def fill(directory: Path) -> list[dict[str, object]]:
+    journal = Journal(directory)
+    journal.session(trials=2)
+    journal.started(0, params={"x": 0.1})
+    journal.epoch(0, report(1), 1, "continue")
+    journal.started(1, params={"x": 0.2})
+    journal.epoch(1, report(1), 1, "stop")
+    journal.ended(1, "pruned", None)
+    journal.close()
+    return journal.rows
+
+
+def test_rows_come_back_in_the_order_of_writing(tmp_path: Path) -> None:
+    rows = fill(tmp_path)
+    assert read_journal(tmp_path) == rows
+    assert [row["seq"] for row in rows] == [0, 1, 2, 3, 4, 5]
+    assert [row["event"] for row in rows] == ["session", "started", "epoch", "started", "epoch", "ended"]
+
+
+@pytest.mark.parametrize("name", [TRIALS, EPOCHS])
+def test_a_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path: Path, name: str) -> None:
+    fill(tmp_path)
+    path = tmp_path / name
+    content = path.read_bytes()
+    whole = read_rows(path)
+    last = content.rstrip(b"\n").rfind(b"\n") + 1
+    for length in range(last, len(content)):
+        path.write_bytes(content[:length])
+        assert read_rows(path) == whole[:-1], "reading leaves it out"
+        Journal(tmp_path).close()
+        assert path.read_bytes() == content[:last], "writing begins after the last whole line"
+
+
+def test_numbering_goes_on_after_a_restart(tmp_path: Path) -> None:
+    fill(tmp_path)
+    journal = Journal(tmp_path)
+    journal.ended(0, "failed", "why")
+    assert read_journal(tmp_path)[-1]["seq"] == 6
+    journal.close()
+
+
+def test_only_one_process_may_write(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    with pytest.raises(UserError, match="One process at a time"):
+        Journal(tmp_path)
+    journal.close()
+    Journal(tmp_path).close()
+
+
+def test_a_row_that_json_cannot_hold_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        journal.epoch(0, {"epoch": 1, "score": float("nan"), "failure": None}, None, "continue")
+    assert read_journal(tmp_path) == []
+    journal.close()
+
+
+def test_a_full_disk_leaves_whole_lines_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path)
+    journal.started(0, params={})
+    before = (tmp_path / TRIALS).read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(DiskFullError, match="No space left"):
+            journal.started(1, params={})
+    assert (tmp_path / TRIALS).read_bytes() == before
+    journal.started(1, params={})
+    assert [row["trial"] for row in read_rows(tmp_path / TRIALS)] == [0, 1]
+    assert [row["seq"] for row in read_rows(tmp_path / TRIALS)] == [0, 1]
+    journal.close()
+
+
+def test_listeners_hear_of_rows_after_they_are_written(tmp_path: Path) -> None:
+    heard = []
+    journal = Journal(tmp_path, lambda row: heard.append((row["event"], len(read_journal(tmp_path)))))
+    journal.session()
+    journal.started(0, params={})
+    assert heard == [("session", 1), ("started", 2)]
+    journal.close()
+
+
+def test_elapsed_time_is_that_of_sessions_without_the_pauses_between() -> None:
+    rows = [
+        {"event": "session", "time": 100.0},
+        {"event": "started", "time": 101.0},
+        {"event": "epoch", "time": 110.0},
+        {"event": "session", "time": 5000.0},
+        {"event": "epoch", "time": 5007.0},
+    ]
+    assert elapsed_seconds(rows) == 17.0
+    assert elapsed_seconds([]) == 0.0
+
+
+def test_only_live_and_top_trials_keep_files(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for trial in range(5):
+        folder = journal.folder(trial)
+        folder.mkdir(parents=True)
+        (folder / "state.pt").write_text("s")
+        if trial != 3:
+            (folder / "best.safetensors").write_text("w")
+    journal.keep_weights([0, 3], live=[1])
+    left = {str(path.relative_to(tmp_path / "checkpoints")) for path in (tmp_path / "checkpoints").rglob("*.*")}
+    assert left == {"0000/best.safetensors", "0001/best.safetensors", "0001/state.pt"}
+    journal.close()
+
+
+def test_lines_are_plain_json(tmp_path: Path) -> None:
+    fill(tmp_path)
+    lines = (tmp_path / EPOCHS).read_text().splitlines()
+    assert json.loads(lines[0])["decision"] == "continue"

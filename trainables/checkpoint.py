@@ -1,0 +1,38 @@
+"""Saved training: `state.pt` to go on from, `best.safetensors` with the weights of the best epoch so far.
+
+Both are replaced as a whole.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from trainables.files import STATE, WEIGHTS, replace_file
+
+
+def save_state(folder: Path, identity: str, state: dict[str, Any]) -> None:
+    """Writes `state` for the configuration of that identity."""
+    replace_file(folder / STATE, lambda path: torch.save({"identity": identity, **state}, path))
+
+
+def load_state(folder: Path, identity: str) -> dict[str, Any] | None:
+    """The saved state; None where there is none, or where it belongs to another configuration."""
+    path = folder / STATE
+    if not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state if state.pop("identity") == identity else None
+
+
+def save_weights(folder: Path, model: nn.Module) -> None:
+    """Writes the weights of `model` as the best so far."""
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    replace_file(folder / WEIGHTS, lambda path: save_file(weights, path))
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Loads weights that `save_weights` wrote into `model`."""
+    model.load_state_dict(load_file(path))

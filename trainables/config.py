@@ -1,0 +1,141 @@
+"""A trial's fully resolved configuration: what is trained, on what, how. It alone suffices to train again."""
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from types import ModuleType
+from typing import Any
+
+from spaces.domains import Space, Value
+from trainables.features.waveform import Frames
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which corpus (`nsynth:PATH` or `demo`), which task, which tune split. `digest` identifies the content."""
+
+    corpus: str
+    digest: str
+    task: str
+    keep_synth_lead: bool
+    split_seed: int
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the network is trained. `smoothing` is that of the loss in use; `clip_norm` 0 means no clipping.
+
+    `plateau_factor` multiplies the learning rate after `plateau_patience` epochs without a better tune score;
+    a factor of 1 leaves it alone.
+    """
+
+    loss: str
+    smoothing: float
+    optimiser: str
+    learning_rate: float
+    momentum: float
+    adam_epsilon: float
+    weight_decay: float
+    clip_norm: float
+    plateau_factor: float
+    plateau_patience: int
+    batch_size: int
+    max_epochs: int
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """Everything that decides a trial's reports. `network` names the module of `trainables.models`.
+
+    `threads` is part of it because the order of floating-point sums on a CPU depends on it.
+    """
+
+    family: str
+    network: str
+    data: DataConfig
+    features: Frames
+    model: Any
+    training: TrainingConfig
+    seed: int
+    threads: int
+
+    @property
+    def identity(self) -> str:
+        """A short digest of every resolved value: equal configurations, equal identities."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able record from which `from_json` makes an equal configuration."""
+        record: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return record
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "TrialConfig":
+        """The configuration that `to_json` recorded."""
+        return cls(
+            **{
+                **record,
+                "data": DataConfig(**record["data"]),
+                "features": Frames(**record["features"]),
+                "model": network(record["network"]).Config(**_tuples(record["model"])),
+                "training": TrainingConfig(**record["training"]),
+            }
+        )
+
+
+def network(name: str) -> ModuleType:
+    """The module of a network: `Config`, `configure(params)`, `features(params)` and `build(...)`."""
+    return importlib.import_module(f"trainables.models.{name}")
+
+
+def resolve(
+    space: Space,
+    params: Mapping[str, Value],
+    *,
+    data: DataConfig,
+    seed: int,
+    max_epochs: int,
+    threads: int,
+    overrides: Mapping[str, Value] | None = None,
+) -> TrialConfig:
+    """The configuration of one point of a space; `overrides` are a baseline's own settings."""
+    values: dict[str, Any] = {**space.settings, **(overrides or {}), **params}
+    module = network(space.network)
+    return TrialConfig(
+        family=space.name,
+        network=space.network,
+        data=data,
+        features=module.features(values),
+        model=module.configure(values),
+        training=_training(values, max_epochs),
+        seed=seed,
+        threads=threads,
+    )
+
+
+def _training(values: Mapping[str, Any], max_epochs: int) -> TrainingConfig:
+    smoothing = {
+        "ce": values.get("label_smoothing", 0.0),
+        "kl": values.get("kl_smoothing", 0.0),
+        "hinge": 0.0,
+    }
+    return TrainingConfig(
+        loss=values["loss"],
+        smoothing=smoothing[values["loss"]],
+        optimiser=values["optimiser"],
+        learning_rate=values["learning_rate"],
+        momentum=values.get("momentum", 0.0),
+        adam_epsilon=values["adam_epsilon"],
+        weight_decay=values.get("weight_decay", 0.0),
+        clip_norm=values["clip_norm"],
+        plateau_factor=values["plateau_factor"] if values["plateau"] == "on" else 1.0,
+        plateau_patience=values["plateau_patience"],
+        batch_size=values["batch_size"],
+        max_epochs=max_epochs,
+    )
+
+
+def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}

@@ -1,0 +1,1 @@
+"""What the networks see: transforms from stored samples to tensors."""

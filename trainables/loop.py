@@ -1,0 +1,207 @@
+"""The training loop: a generator that yields one report per epoch and knows nothing of who is listening."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainables import checkpoint, losses
+from trainables.config import TrainingConfig, TrialConfig, network
+from trainables.data import Part, TrialData
+from trainables.metrics import scores
+
+_EVALUATION_BATCH = 512
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What one epoch gave. Scores are in [0, 1]; losses are means per clip, None where not finite.
+
+    `score` is the best tune balanced accuracy so far and `best_epoch` the epoch that reached it first: the one
+    definition of how good a trial is. `failure` says why the trial ends here, if it must: its numbers then
+    count nowhere. Training metrics are those of the forward passes that trained (dropout on).
+    """
+
+    epoch: int
+    score: float
+    best_epoch: int
+    learning_rate: float
+    train_loss: float | None
+    train_cross_entropy: float | None
+    train_accuracy: float
+    train_balanced_accuracy: float
+    train_macro_f1: float
+    tune_loss: float | None
+    tune_cross_entropy: float | None
+    tune_accuracy: float
+    tune_balanced_accuracy: float
+    tune_macro_f1: float
+    failure: str | None = None
+    epoch_seconds: float = field(default=0.0, compare=False)
+
+
+def build(config: TrialConfig, input_shape: tuple[int, int], n_classes: int) -> nn.Module:
+    """The untrained network of a configuration; equal seeds give equal weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model: nn.Module = network(config.network).build(config.model, input_shape, n_classes)
+    return model
+
+
+def train(config: TrialConfig, data: TrialData, folder: Path | None = None) -> Iterator[EpochReport]:
+    """Trains to `max_epochs`, yielding one report per epoch, or up to the epoch that diverges.
+
+    With a `folder` each epoch is saved there before it is reported; started again with the same folder, the
+    generator yields the same reports from the first on, those of saved epochs without any work. Every random
+    number derives from the seed and the epoch, so a resumed run equals an uninterrupted one.
+    """
+    torch.set_num_threads(config.threads)
+    run = _Run(config, data)
+    if folder is not None and (state := checkpoint.load_state(folder, config.identity)):
+        run.restore(state)
+    yield from run.reports
+    while not run.finished:
+        report = run.epoch()
+        if folder is not None:
+            if report.best_epoch == report.epoch:
+                checkpoint.save_weights(folder, run.model)
+            checkpoint.save_state(folder, config.identity, run.state())
+        yield report
+
+
+class _Run:
+    """Model, optimiser, learning-rate schedule and the reports so far."""
+
+    def __init__(self, config: TrialConfig, data: TrialData) -> None:
+        self.config, self.data = config, data
+        self.model = build(config, data.input_shape, data.n_classes).to(data.device)
+        self.loss = losses.make(config.training.loss, config.training.smoothing)
+        self.optimiser = _optimiser(self.model, config.training, data.device)
+        self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimiser,
+            mode="max",
+            factor=min(config.training.plateau_factor, 0.999),
+            patience=config.training.plateau_patience,
+        )
+        self.reports: list[EpochReport] = []
+
+    @property
+    def finished(self) -> bool:
+        last = self.reports[-1] if self.reports else None
+        return last is not None and (last.failure is not None or last.epoch >= self.config.training.max_epochs)
+
+    def epoch(self) -> EpochReport:
+        """Trains for one epoch, scores it, and appends the report."""
+        started = time.perf_counter()
+        epoch = len(self.reports) + 1
+        learning_rate = float(self.optimiser.param_groups[0]["lr"])
+        devices = [self.data.device] if self.data.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(_derived(self.config.seed, epoch))
+            train_metrics = self._pass(self.data.parts["train"], training=True)
+        tune_metrics = self._pass(self.data.parts["tune"], training=False)
+        values = {f"train_{k}": v for k, v in train_metrics.items()} | {f"tune_{k}": v for k, v in tune_metrics.items()}
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        before = self.reports[-1] if self.reports else None
+        better = not bad and (before is None or values["tune_balanced_accuracy"] > before.score)
+        report = EpochReport(
+            epoch=epoch,
+            score=values["tune_balanced_accuracy"] if better else before.score if before else 0.0,
+            best_epoch=epoch if better else before.best_epoch if before else 0,
+            learning_rate=learning_rate,
+            failure=f"{bad[0].replace('_', ' ')} became {values[bad[0]]} in epoch {epoch}" if bad else None,
+            epoch_seconds=time.perf_counter() - started,
+            **{name: None if name in bad else value for name, value in values.items()},  # type: ignore[arg-type]
+        )
+        if not bad and self.config.training.plateau_factor < 1:
+            self.schedule.step(values["tune_balanced_accuracy"])
+        self.reports.append(report)
+        return report
+
+    def _pass(self, part: Part, *, training: bool) -> dict[str, float]:
+        """One pass over a split. Sums stay on the device; it is waited for once, at the end."""
+        n, classes, device = len(part.labels), self.data.n_classes, self.data.device
+        order = torch.randperm(n) if training else torch.arange(n)
+        sums = torch.zeros(2, dtype=torch.float64, device=device)
+        confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
+        self.model.train(training)
+        with torch.set_grad_enabled(training):
+            for positions in order.split(self.config.training.batch_size if training else _EVALUATION_BATCH):
+                positions = positions.to(part.labels.device)
+                targets = part.labels[positions]
+                logits = self._forward(part.fetch(positions))
+                loss = self.loss(logits, targets)
+                if training:
+                    self._step(loss)
+                logits = logits.detach()
+                sums += torch.stack([loss.detach(), F.cross_entropy(logits, targets)]).double() * len(targets)
+                confusion += torch.bincount(targets * classes + logits.argmax(1), minlength=classes * classes)
+        loss_sum, cross_entropy_sum = sums.tolist()
+        found = scores(confusion.cpu().numpy().reshape(classes, classes).astype(np.int64))
+        return {"loss": loss_sum / n, "cross_entropy": cross_entropy_sum / n, **asdict(found)}
+
+    def _forward(self, inputs: Tensor) -> Tensor:
+        """Logits in single precision; on a GPU the network itself computes in bfloat16 where it can."""
+        with torch.autocast("cuda", torch.bfloat16, enabled=_half_precision(self.data.device)):
+            logits: Tensor = self.model(inputs)
+        return logits.float()
+
+    def _step(self, loss: Tensor) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.config.training.clip_norm > 0:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.training.clip_norm)
+        self.optimiser.step()
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next epoch depends on. Random numbers do not: they derive from seed and epoch."""
+        return {
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "reports": [asdict(report) for report in self.reports],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes up a saved state."""
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.reports = [EpochReport(**report) for report in state["reports"]]
+
+
+def _optimiser(model: nn.Module, config: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay (plain Adam where that is zero), or SGD with momentum."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    fused = device.type == "cuda"
+    if config.optimiser == "adam":
+        return torch.optim.AdamW(
+            weights,
+            lr=config.learning_rate,
+            eps=config.adam_epsilon,
+            weight_decay=config.weight_decay,
+            fused=fused,
+        )
+    assert config.optimiser == "sgd", config.optimiser
+    return torch.optim.SGD(
+        weights,
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        fused=fused,
+    )
+
+
+def _half_precision(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _derived(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0])
