@@ -27,11 +27,15 @@ log = logging.getLogger("etude")
 
 @dataclass(frozen=True)
 class Resources:
-    """What trials run on. `concurrency` None means as many at a time as the cluster holds."""
+    """What trials run on: cores and GPUs of each, how many at a time, and the memory that bounds each.
+
+    `memory_bytes` None means a trial's share of its node.
+    """
 
     cpus_per_trial: int
     gpus_per_trial: float
-    concurrency: int | None
+    concurrency: int
+    memory_bytes: int | None = None
 
 
 @contextlib.contextmanager
@@ -151,7 +155,7 @@ def _fit(
     engine: Engine, resources: Resources, halted: Callable[[], bool], *, trials: int, concurrency: int | None
 ) -> None:
     """One run of Tune over at most `trials` trials."""
-    link = _Link(engine)
+    link = _Link(engine, resources.memory_bytes)
     scratch = tempfile.mkdtemp(prefix="etude-tune-")
     tuner = tune.Tuner(
         tune.with_resources(TrialWorker, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
@@ -195,8 +199,8 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
 class _Link:
     """Between Tune's trial ids and the engine's trials. An error here must stop the search, not be lost in it."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, memory_bytes: int | None) -> None:
+        self.engine, self.memory_bytes = engine, memory_bytes
         self.numbers: dict[str, int] = {}
         self.abort: Exception | None = None
 
@@ -219,6 +223,7 @@ class _Link:
             "config": config.to_json(),
             "folder": str(folder),
             "reported": trial.epoch,
+            "memory_bytes": self.memory_bytes,
         }
 
     def decide(self, trial_id: str, result: dict[str, Any]) -> Decision:
@@ -259,7 +264,7 @@ class _Asking(_Unsaved, Searcher):
     """Asks the engine for the next trial."""
 
     def __init__(self, link: _Link) -> None:
-        super().__init__(metric="score", mode="max")
+        super().__init__()
         self._link = link
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:

@@ -64,23 +64,24 @@ def run_session(given: Options, spec: StudySpec, directory: Path, corpus: Corpus
     Its `state` is "finished", "interrupted" or "failed"; raises UserError where it cannot go on.
     """
     journal = Journal(directory)
+    write_study(directory, spec, corpus)
+    spent = elapsed_seconds(journal.rows)
+    engine = Engine(spec, journal)
     try:
-        assert corpus.store is not None
-        write_study(directory, spec, corpus)
-        spent = elapsed_seconds(journal.rows)
-        engine = Engine(spec, journal)
         halt = Halt(time.time() + given.budget - spent if given.budget else None)
         view = View(terminal, spec, journal.rows)
         journal.listen = view.row
         journal.session(command=resume_command(directory), trials=spec.trials, budget_seconds=given.budget)
-        with halt.on_signals(view):
-            if engine.to_start and not halt():
-                _search(given, spec, engine, halt, view, terminal, directory / "logs" / "search.log")
-            if halt.interrupted:
-                return summary(engine, "interrupted", finished=None, wall_seconds=elapsed_seconds(journal.rows))
+        if engine.to_start and not halt():
+            _search(given, spec, engine, halt, view, terminal, directory / "logs" / "search.log")
+        if not halt.interrupted:
             return _finish(engine, terminal)
+    except KeyboardInterrupt:
+        # While Ray starts, or while the winner is scored: all that was done is in the journal.
+        pass
     finally:
         journal.close()
+    return summary(engine, "interrupted", finished=None, wall_seconds=elapsed_seconds(journal.rows))
 
 
 def write_study(directory: Path, spec: StudySpec, corpus: Corpus) -> None:
@@ -100,7 +101,8 @@ def _search(
 
         with cluster(given.address):
             resources = fitting(spec.cpus_per_trial, given.gpus_per_trial, given.concurrency)
-            with view.shown():
+            # Only now: Ray sets a handler for termination of its own when it starts.
+            with view.shown(), halt.on_signals(view):
                 run_trials(engine, resources, halt)
     if halt.spent and not halt.interrupted and engine.running:
         terminal.say(

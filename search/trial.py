@@ -28,14 +28,15 @@ _WATCH_SECONDS = 0.1
 
 
 class TrialWorker(tune.Trainable):
-    """Trains the trial that its configuration names: `trial`, `config`, `folder`, `reported`.
+    """Trains the trial that its configuration names: `trial`, `config`, `folder`, `reported`, `memory_bytes`.
 
-    `reported` is the last epoch that the journal has; earlier ones are not reported again.
+    `reported` is the last epoch that the journal has; earlier ones are not reported again. `memory_bytes` bounds
+    the worker's memory; None means its share of the node.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begins the first trial of this process."""
-        self._watch = MemoryWatch(memory_limit_bytes())
+        self._watch = MemoryWatch(config["memory_bytes"] or memory_share_bytes())
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -83,14 +84,13 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def memory_limit_bytes() -> int:
+def memory_share_bytes() -> int:
     """What this worker may use of its node's memory: its share of the node's cores or GPUs, less a reserve."""
     resources = ray.get_runtime_context().get_assigned_resources()
     node_id = ray.get_runtime_context().get_node_id()
     node = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == node_id)
     share = max((amount / node[name] for name, amount in resources.items() if name in ("CPU", "GPU")), default=1.0)
-    limit = int(_MEMORY_SHARE * min(1.0, share) * psutil.virtual_memory().total)
-    return int(os.environ.get("ETUDE_TRIAL_MEMORY_BYTES", limit))
+    return int(_MEMORY_SHARE * min(1.0, share) * psutil.virtual_memory().total)
 
 
 class MemoryWatch:

@@ -86,8 +86,11 @@ class TrialConfig:
 
 
 def network(name: str) -> ModuleType:
-    """The module of a network: `Config`, `configure(params)`, `features(params)` and `build(...)`."""
-    return importlib.import_module(f"trainables.models.{name}")
+    """The module of a network: `Config`, `configure(params)`, `features(params)` and `build(...)`.
+
+    A name with a dot is that of a module elsewhere, for networks that are not part of the project.
+    """
+    return importlib.import_module(name if "." in name else f"trainables.models.{name}")
 
 
 def resolve(

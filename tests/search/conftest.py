@@ -17,7 +17,11 @@ SPACE = Space(
     title="toy",
     network="recurrent",
     settings={},
-    params=(Param("x", Float(0.0, 1.0)), Param("kind", Choice(("a", "b"))), Param("y", Float(0.0, 1.0), {"kind": ("b",)})),
+    params=(
+        Param("x", Float(0.0, 1.0)),
+        Param("kind", Choice(("a", "b"))),
+        Param("y", Float(0.0, 1.0), {"kind": ("b",)}),
+    ),
     baselines=(
         Baseline(
             name="toy-published",

@@ -20,8 +20,18 @@ def curve(trial: Trial, epoch: int) -> dict[str, Any]:
     """A report whose score rises towards a height that depends on x; trials with x near 0.5 diverge at epoch 2."""
     x = float(trial.params["x"])
     if 0.45 < x < 0.55 and epoch >= 2:
-        return {"epoch": epoch, "score": trial.score, "best_epoch": trial.best_epoch, "failure": f"nan in epoch {epoch}"}
-    return {"epoch": epoch, "score": (1 - abs(x - 0.6)) * (1 - math.exp(-epoch / 3)), "best_epoch": epoch, "failure": None}
+        return {
+            "epoch": epoch,
+            "score": trial.score,
+            "best_epoch": trial.best_epoch,
+            "failure": f"nan in epoch {epoch}",
+        }
+    return {
+        "epoch": epoch,
+        "score": (1 - abs(x - 0.6)) * (1 - math.exp(-epoch / 3)),
+        "best_epoch": epoch,
+        "failure": None,
+    }
 
 
 class Killed(Exception):  # noqa: N818 - stands for kill -9
@@ -87,7 +97,9 @@ def test_a_diverged_trial_ends_at_once_and_stays_out_of_the_rungs(tmp_path: Path
     assert (row["rung"], row["decision"]) == (None, "fail")
 
 
-def test_the_best_is_chosen_among_trials_at_full_length_and_the_earlier_of_equals(tmp_path: Path, make_spec: Make) -> None:
+def test_the_best_is_chosen_among_trials_at_full_length_and_the_earlier_of_equals(
+    tmp_path: Path, make_spec: Make
+) -> None:
     engine = Engine(make_spec(trials=4, max_epochs=2, grace_epochs=1, reduction_factor=2), Journal(tmp_path))
     scores = [(0.9, 0.5), (0.5, None), (0.95, 0.5), (0.2, None)]
     for first, last in scores:

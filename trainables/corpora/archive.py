@@ -85,9 +85,7 @@ def members(archive: Path) -> Iterator[Member]:
             f"{archive} is damaged ({error}). Fetch it again and compare its size with the original's."
         ) from error
     except OSError as error:
-        raise UserError(
-            f"{archive} cannot be read ({error.strerror}). Check the file and the disk."
-        ) from error
+        raise UserError(f"{archive} cannot be read ({error.strerror}). Check the file and the disk.") from error
 
 
 def _refusal(entry: tarfile.TarInfo) -> str:

@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -266,18 +266,18 @@ def survey(corpus: Corpus, clip_bytes: int) -> Survey:
     disk = total = 0
     checksum = 0  # a sum of hashes, so that neither order nor memory matters
     for split, part in corpus.parts.items():
-        if part.is_dir():
-            files: Iterable[tuple[str, os.stat_result]] = ((entry.name, _stat(entry)) for entry in wav_files(part))
-            checksum += _checksum(f"{split}/examples.json", (part / "examples.json").stat())
-        else:
-            files = [(part.name, part.stat())]
+        if not part.is_dir():
+            found = part.stat()
+            checksum += _checksum(f"{split}/{part.name}", found)
             disk += archive.content_bytes(part)
-            total += part.stat().st_size
-        for name, found in files:
-            checksum += _checksum(f"{split}/{name}", found)
-            if part.is_dir():
-                disk += min(found.st_size, clip_bytes) + NOTE_OVERHEAD_BYTES
-                total += 1
+            total += found.st_size
+            continue
+        checksum += _checksum(f"{split}/examples.json", (part / "examples.json").stat())
+        for entry in wav_files(part):
+            found = _stat(entry)
+            checksum += _checksum(f"{split}/{entry.name}", found)
+            disk += min(found.st_size, clip_bytes) + NOTE_OVERHEAD_BYTES
+            total += 1
     where = os.fsencode(f"{corpus.root.resolve()}\0{checksum % 2**128:032x}")
     return Survey(sha256(where).hexdigest()[:32], disk, total)
 
@@ -355,7 +355,7 @@ def _archived(member: archive.Member) -> tuple[Callable[[], bytes], int]:
         check_size(member.size)
     except BadAudio as refusal:
         return partial(_refuse, str(refusal)), 0
-    data = member.file.read()
+    data = member.file.read(member.size)  # without a size, tarfile hands out 8 KiB at a time
     return partial(bytes, data), len(data)
 
 

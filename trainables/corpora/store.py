@@ -142,9 +142,7 @@ def _load(root: Path) -> Store | None:
             return None
         if (root / "samples.i16").stat().st_size != 2 * description["samples"]:
             return None
-        if any(
-            sha256((root / name).read_bytes()).hexdigest() != description["files"][name] for name in TABLES
-        ):
+        if any(sha256((root / name).read_bytes()).hexdigest() != description["files"][name] for name in TABLES):
             return None
         return Store(
             root,
@@ -289,16 +287,12 @@ def _import_alone(request: Request, progress: Progress) -> Store:
         )
     work = _partial(request)
     staged = work / "store"
-    decode_corpus(
-        request.corpus, request.options, work, staged / "samples.i16", request.surveyed.total, progress
-    )
+    decode_corpus(request.corpus, request.options, work, staged / "samples.i16", request.surveyed.total, progress)
     progress("writing the tables", 0, 0)
     digest = assemble(request.kind, request.corpus, request.options, work, staged)
     if survey(request.corpus, request.options.clip_bytes) != request.surveyed:
         shutil.rmtree(work)
-        raise UserError(
-            f"{request.corpus.root} must not change while it is imported, but it did. Import it again."
-        )
+        raise UserError(f"{request.corpus.root} must not change while it is imported, but it did. Import it again.")
     root = _publish(request, staged, digest)
     shutil.rmtree(work)
     return load_store(root)

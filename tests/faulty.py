@@ -1,0 +1,88 @@
+"""A small network that fails on purpose, once or always, when its second epoch begins.
+
+`fault` is one of none, nan, error, kill, memory; a `marker` file makes it happen once.
+"""
+
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spaces.domains import Choice, Float, Param, Space
+from spaces.shared import TRAINING, TRAINING_SETTINGS
+from trainables.features.waveform import Frames
+
+BATCHES_OF_AN_EPOCH = 1
+MEMORY_STEP_BYTES = 64_000_000
+
+
+@dataclass(frozen=True)
+class Config:
+    fault: str
+    marker: str
+    width: float
+
+
+def configure(params: Mapping[str, Any]) -> Config:
+    return Config(params["fault"], params["marker"], params["width"])
+
+
+def features(params: Mapping[str, Any]) -> Frames:
+    return Frames(seconds=1, pool=8, frame_ms=20, normalise="none")
+
+
+def build(config: Config, input_shape: tuple[int, int], n_classes: int) -> nn.Module:
+    return Faulty(config, input_shape, n_classes)
+
+
+def space(faults: tuple[str, ...], marker: Path | None = None) -> Space:
+    """A space whose trials take one of `faults` each."""
+    training = tuple(param for param in TRAINING if param.name != "batch_size")
+    return Space(
+        name="faulty",
+        title="faulty",
+        network="tests.faulty",
+        settings={**TRAINING_SETTINGS, "marker": str(marker or ""), "batch_size": 1024},
+        params=(Param("fault", Choice(faults)), Param("width", Float(0.1, 1.0)), *training),
+    )
+
+
+class Faulty(nn.Module):
+    def __init__(self, config: Config, input_shape: tuple[int, int], n_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.linear = nn.Linear(input_shape[0] * input_shape[1], n_classes)
+        self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(x.abs().flatten(1)) * self.config.width
+        if not self.training:
+            return logits
+        self.epochs += 1
+        if int(self.epochs) != 2 or not self._due():
+            return logits
+        if self.config.fault == "nan":
+            return logits * float("nan")
+        if self.config.fault == "error":
+            raise ValueError("the network does not like\nthis at all")
+        if self.config.fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.config.fault == "memory":
+            held = []
+            while True:
+                held.append(torch.ones(MEMORY_STEP_BYTES // 4))
+        return logits
+
+    def _due(self) -> bool:
+        if not self.config.marker:
+            return True
+        marker = Path(self.config.marker)
+        if marker.exists():
+            return False
+        marker.touch()
+        return True

@@ -1,0 +1,157 @@
+"""Studies carried out by a real Ray: faults of trials and of workers, and what the end leaves behind."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from search.cluster import Resources, fitting, run_trials
+from search.engine import Engine, State
+from search.finish import finish
+from search.records import EPOCHS, TRIALS, Journal, read_rows
+from search.study import StudySpec
+from spaces.domains import Space
+from tests import faulty
+from trainables import corpora, retrain
+from trainables.config import DataConfig
+from trainables.errors import UserError
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray"), pytest.mark.filterwarnings("ignore")]
+
+ONE = Resources(cpus_per_trial=1, gpus_per_trial=0.0, concurrency=1)
+
+
+@pytest.fixture
+def spec(tiny_corpus: Path, make_spec: Callable[..., StudySpec]) -> Callable[..., StudySpec]:
+    """A study of the faulty network on the tiny corpus."""
+    name = f"nsynth:{tiny_corpus}"
+    digest = corpora.open_corpus(name).digest
+    data = DataConfig(corpus=name, digest=digest, task="family", keep_synth_lead=False, split_seed=0)
+
+    def make(space: Space, **changes: Any) -> StudySpec:
+        return make_spec(space=space, data=data, **{"trials": 4, "max_epochs": 3, **changes})
+
+    return make
+
+
+def run(spec: StudySpec, directory: Path, resources: Resources = ONE) -> Engine:
+    engine = Engine(spec, Journal(directory))
+    run_trials(engine, resources, lambda: False)
+    return engine
+
+
+def rows(directory: Path, name: str) -> list[dict[str, Any]]:
+    """The rows of one file without what differs from run to run: the clock, memory."""
+    volatile = ("seq", "time", "epoch_seconds", "memory_bytes")
+    return [{k: v for k, v in row.items() if k not in volatile} for row in read_rows(directory / name)]
+
+
+def test_equal_seeds_and_one_worker_give_equal_studies(tmp_path: Path, spec: Callable[..., StudySpec]) -> None:
+    study = spec(faulty.space(("none",)), trials=5)
+    for name in ("first", "second"):
+        run(study, tmp_path / name)
+    for file in (TRIALS, EPOCHS):
+        assert rows(tmp_path / "first", file) == rows(tmp_path / "second", file)
+    assert len(rows(tmp_path / "first", TRIALS)) == 10
+
+
+def test_two_workers_end_every_trial(tmp_path: Path, spec: Callable[..., StudySpec]) -> None:
+    engine = run(spec(faulty.space(("none",)), trials=8), tmp_path, dataclasses.replace(ONE, concurrency=2))
+    assert len(engine.trials) == 8
+    assert {trial.state for trial in engine.trials} <= {State.COMPLETE, State.PRUNED}
+
+
+def test_a_trial_that_diverges_or_raises_fails_alone(tmp_path: Path, spec: Callable[..., StudySpec]) -> None:
+    study = spec(faulty.space(("none", "nan", "error")), trials=9, grace_epochs=3)
+    engine = run(study, tmp_path)
+    by_fault = {fault: [t for t in engine.trials if t.params["fault"] == fault] for fault in ("none", "nan", "error")}
+    assert all(by_fault.values()), "every fault occurs among these trials"
+    assert {(t.state, t.epoch) for t in by_fault["none"]} == {(State.COMPLETE, 3)}
+    assert {(t.state, t.epoch) for t in by_fault["nan"]} == {(State.FAILED, 2)}
+    assert all((t.reason or "").endswith("became nan in epoch 2") for t in by_fault["nan"])
+    assert {(t.state, t.reason) for t in by_fault["error"]} == {(State.FAILED, "ValueError: the network does not like")}
+
+
+def test_a_killed_worker_is_replaced_and_nothing_is_done_twice(tmp_path: Path, spec: Callable[..., StudySpec]) -> None:
+    """kill -9 of the worker in the second epoch of the first trial."""
+    run(spec(faulty.space(("kill",), tmp_path / "marker"), trials=3), tmp_path / "killed")
+    assert (tmp_path / "marker").exists(), "the worker did kill itself"
+    undisturbed = spec(faulty.space(("kill",), tmp_path / "marker"), trials=3)
+    run(undisturbed, tmp_path / "whole")
+    for file in (TRIALS, EPOCHS):
+        assert rows(tmp_path / "killed", file) == rows(tmp_path / "whole", file)
+
+
+def test_a_worker_that_always_dies_fails_its_trial_only(tmp_path: Path, spec: Callable[..., StudySpec]) -> None:
+    engine = run(spec(faulty.space(("kill",)), trials=1), tmp_path)
+    assert [(t.state, t.reason) for t in engine.trials] == [(State.FAILED, "its worker process died 4 times")]
+
+
+def test_a_trial_that_outgrows_its_memory_fails_with_the_numbers(
+    tmp_path: Path, spec: Callable[..., StudySpec]
+) -> None:
+    limited = dataclasses.replace(ONE, memory_bytes=1_500_000_000)
+    engine = run(spec(faulty.space(("none", "memory")), trials=5, grace_epochs=3), tmp_path, limited)
+    assert {t.params["fault"] for t in engine.trials} == {"none", "memory"}
+    for trial in engine.trials:
+        if trial.params["fault"] == "none":
+            assert trial.state is State.COMPLETE
+        else:
+            assert trial.state is State.FAILED
+            assert "1.5 GB is a trial's share" in (trial.reason or "")
+
+
+def test_a_trial_that_cannot_be_saved_stops_the_study_and_not_the_trial(
+    tmp_path: Path, spec: Callable[..., StudySpec]
+) -> None:
+    study = spec(faulty.space(("none",)), trials=2)
+    (tmp_path / "checkpoints").write_text("in the way")
+    journal = Journal(tmp_path)
+    with pytest.raises(UserError, match="must be able to save its progress"):
+        run_trials(Engine(study, journal), ONE, lambda: False)
+    journal.close()
+    engine = Engine(study, Journal(tmp_path))
+    assert [trial.state for trial in engine.trials] == [State.RUNNING]
+    (tmp_path / "checkpoints").unlink()
+    run_trials(engine, ONE, lambda: False)
+    assert [trial.state is State.FAILED for trial in engine.trials] == [False, False]
+
+
+def test_the_end_leaves_everything_needed_to_use_and_believe_the_winner(
+    tmp_path: Path, spec: Callable[..., StudySpec]
+) -> None:
+    engine = run(spec(faulty.space(("none",)), trials=4), tmp_path)
+    found = finish(engine)
+    winner = engine.best()[0]
+    assert found["best"]["trial"] == winner.number
+    assert found["best"]["score"] == winner.score == max(t.score for t in engine.trials if t.state is State.COMPLETE)
+    best = tmp_path / "best"
+    predictions = pd.read_parquet(best / "predictions.parquet")
+    assert set(predictions["split"]) == {"tune", "valid", "test"}
+    chances = predictions[[c for c in predictions if c.startswith("p_")]]
+    assert list(chances.columns) == ["p_bass", "p_organ", "p_reed"]
+    assert ((chances.sum(axis=1) - 1).abs() < 1e-5).all()
+    tune = predictions[predictions["split"] == "tune"]
+    recalls = (tune["true"] == tune["predicted"]).groupby(tune["true"]).mean()
+    assert recalls.mean() == pytest.approx(winner.score), "the stored predictions are those that were chosen by"
+
+    first = (best / "metrics.json").read_bytes()
+    assert finish(engine) == found
+    assert (best / "metrics.json").read_bytes() == first, "test is scored once"
+
+    again = retrain.retrain(best / "config.json", tmp_path / "again")
+    assert again == json.loads(first)["splits"], "the winner trained from its config.json alone gives the same scores"
+
+
+def test_resources_that_fit_no_node_are_refused_with_numbers() -> None:
+    assert fitting(1, None, None).concurrency == 2
+    assert fitting(2, None, None).concurrency == 1
+    assert fitting(1, None, 1).concurrency == 1
+    with pytest.raises(UserError, match=r"--gpus-per-trial is 0\.5 and the node with the most GPUs has 0"):
+        fitting(1, 0.5, None)
+    with pytest.raises(UserError, match="--cpus-per-trial is 3 and the node with the most cores has 2"):
+        fitting(3, None, None)
