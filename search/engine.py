@@ -4,7 +4,7 @@ The engine knows nothing of Ray or of time. Driven by Ray it runs a study; drive
 stands again where the study was; driven by a loop it simulates one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -12,7 +12,7 @@ from search.records import Journal, Row
 from search.scheduler import Asha
 from search.searcher import Sampler, derived_seed
 from search.study import StudySpec
-from spaces.domains import Baseline, Params
+from spaces.domains import Baseline, Params, Value
 
 KEPT_TRIALS = 3
 
@@ -45,6 +45,7 @@ class Trial:
     number: int
     params: Params
     baseline: str | None
+    origin: str
     seed: int
     epoch: int = 0
     score: float | None = None
@@ -87,16 +88,23 @@ class Engine:
         return self.running
 
     def next_trial(self) -> Trial | None:
-        """The trial to run next: unfinished ones, then the published baselines, then the sampler's; or None."""
+        """The trial to run next, or None: unfinished ones, the published baselines, the default, the sampler's."""
         if self._waiting:
             return self.trials[self._waiting.pop(0)]
         number = len(self.trials)
         if number >= self.spec.trials:
             return None
         baseline = self._baselines[number] if number < len(self._baselines) else None
-        params = self._sampler.ask(number, baseline.params if baseline else None)
-        trial = Trial(number, params, baseline.name if baseline else None, derived_seed(self.spec.seed, number))
-        self.journal.started(number, params=params, baseline=trial.baseline, seed=trial.seed)
+        fixed: Mapping[str, Value] | None = None
+        origin = "sampled"
+        if baseline:
+            origin, fixed = "published", baseline.params
+        elif number == len(self._baselines):
+            origin, fixed = "default", self.spec.space.default
+        params = self._sampler.ask(number, fixed)
+        seed = derived_seed(self.spec.seed, number)
+        trial = Trial(number, params, baseline.name if baseline else None, origin, seed)
+        self.journal.started(number, params=params, baseline=trial.baseline, origin=origin, seed=seed)
         self.trials.append(trial)
         return trial
 
@@ -163,7 +171,7 @@ class Engine:
         for row in list(rows):
             if row["event"] == "started":
                 self._sampler.ask(row["trial"], row["params"])
-                self.trials.append(Trial(row["trial"], row["params"], row["baseline"], row["seed"]))
+                self.trials.append(Trial(row["trial"], row["params"], row["baseline"], row["origin"], row["seed"]))
             elif row["event"] == "epoch":
                 if row["failure"] is None:
                     self._asha.passes(row["epoch"], row["score"])

@@ -56,6 +56,7 @@ def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
     record = {
         "trial": trial.number,
         "baseline": trial.baseline,
+        "origin": trial.origin,
         "score": trial.score,
         "best_epoch": trial.best_epoch,
         "epochs": trial.epoch,

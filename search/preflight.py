@@ -48,6 +48,7 @@ def plan(spec: StudySpec, corpus: Corpus, given: Options, directory: Path) -> di
     if not spec.only:
         points["smallest"] = (spec.space.corner(high=False), None)
         points["largest"] = (spec.space.corner(high=True), None)
+        points["default"] = (dict(spec.space.default), None)
         sampler = Sampler(spec.space, spec.seed)
         points |= {f"random {n}": (sampler.ask(n), None) for n in range(_RANDOM_POINTS)}
     measured = {
@@ -77,7 +78,7 @@ def plan(spec: StudySpec, corpus: Corpus, given: Options, directory: Path) -> di
         "baselines": [
             {"name": b.name, **measured[b.name], "published_accuracy": b.published_accuracy} for b in spec.baselines
         ],
-        "corners": {name: measured[name] for name in ("smallest", "largest") if name in measured},
+        "corners": {name: measured[name] for name in ("default", "smallest", "largest") if name in measured},
         "slots": slots,
         "expected_epochs": epochs,
         "epoch_seconds": seconds / epochs,

@@ -134,7 +134,7 @@ class Tally:
         """Takes in one row."""
         if row["event"] == "started":
             self.started += 1
-            self.names[row["trial"]] = row["baseline"] or f"trial {row['trial']}"
+            self.names[row["trial"]] = trial_name(row)
             self.running[row["trial"]] = {"epoch": 0, "score": None}
         elif row["event"] == "epoch":
             self.epochs += 1
@@ -251,6 +251,12 @@ class View:
             grid,
             self._note,
         )
+
+
+def trial_name(row: Row) -> str:
+    """What a trial is called: a published one by its name, the others by their number."""
+    default = " (default)" if row["origin"] == "default" else ""
+    return str(row["baseline"] or f"trial {row['trial']}{default}")
 
 
 def duration(seconds: float) -> str:

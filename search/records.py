@@ -16,7 +16,7 @@ from typing import Any
 import filelock
 
 from trainables.errors import UserError
-from trainables.files import STATE, WEIGHTS, replace_file
+from trainables.files import WEIGHTS, replace_file
 
 Row = dict[str, Any]
 
@@ -127,8 +127,10 @@ class Journal:
                 continue
             if path.name not in weights or not (path / WEIGHTS).exists():
                 shutil.rmtree(path, ignore_errors=True)
-            else:
-                (path / STATE).unlink(missing_ok=True)
+                continue
+            for file in path.iterdir():
+                if file.name != WEIGHTS:
+                    file.unlink()
 
 
 def elapsed_seconds(rows: Iterable[Row]) -> float:

@@ -41,12 +41,14 @@ class Asha:
         """Records a score (higher is better) at `epoch`; whether its trial may go on.
 
         Between rungs it may. At a rung it may if its score is among the best 1/reduction_factor of those that
-        arrived there so far, itself included; on a tie it may. The last rung stops nobody: it is the end.
+        arrived there so far, itself included; of equals the earlier ranks higher, or all the trials that name one
+        class for everything, and so score exactly at chance, would carry each other to full length. The last rung
+        stops nobody: it is the end.
         """
         assert math.isfinite(score), "a non-finite objective never counts in a rung"
         if epoch not in self.rungs:
             return True
         seen = self.scores.setdefault(epoch, [])
         seen.append(score)
-        better = sum(other > score for other in seen)
-        return epoch == self.rungs[-1] or better == 0 or better * self.reduction_factor < len(seen)
+        ahead = sum(other >= score for other in seen) - 1
+        return epoch == self.rungs[-1] or ahead == 0 or ahead * self.reduction_factor < len(seen)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.engine import Engine, State
-from search.progress import duration
+from search.progress import duration, trial_name
 from search.study import METRIC
 
 
@@ -82,10 +82,9 @@ def _table(best: dict[str, Any], baselines: dict[str, dict[str, Any]]) -> Table:
     """Balanced accuracy on every split and accuracy on test; fits 80 columns."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("balanced accuracy", no_wrap=True)
-    for name in ("tune", "valid", "test", "95 % interval", "accuracy", "parameters"):
+    for name in ("tune", "valid", "test", "interval", "accuracy", "weights"):
         table.add_column(name, justify="right", no_wrap=True)
-    chosen = f"chosen: {best['baseline'] or 'trial ' + str(best['trial'])}"
-    for name, row in ((chosen, best), *baselines.items()):
+    for name, row in ((f"chosen: {trial_name(best)}", best), *baselines.items()):
         splits = row["splits"]
         low, high = splits["test"]["balanced_accuracy_interval"]
         table.add_row(
@@ -103,9 +102,7 @@ def _words(best: dict[str, Any], n_classes: int) -> list[Text]:
     params = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in best["params"].items())
     words = [Text(f"Chosen by tune score (best at epoch {best['best_epoch']} of {best['epochs']}): {params}")]
     words.append(
-        Text(
-            "Interval and accuracy are of test, which was scored after the choice; the interval resamples instruments."
-        )
+        Text("Interval (95 %) and accuracy are of test, scored after the choice; the interval resamples instruments.")
     )
     if best["splits"]["tune"]["balanced_accuracy"] <= 1.2 / n_classes:
         words.append(

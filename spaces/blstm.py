@@ -4,19 +4,21 @@ from spaces.domains import Baseline, Space
 from spaces.shared import (
     RECIPE_2018,
     RECIPE_2022,
+    RECURRENT,
+    RECURRENT_DEFAULT,
     SETTINGS_2018,
     SETTINGS_2022,
     TRAINING,
     TRAINING_SETTINGS,
-    recurrent,
 )
 
 SPACE = Space(
     name="blstm",
     title="bidirectional LSTM",
     network="recurrent",
-    settings={**TRAINING_SETTINGS, "bidirectional": "yes", "convention": "torch"},
-    params=(*recurrent(("final", "last", "mean")), *TRAINING),
+    settings={**TRAINING_SETTINGS, "bidirectional": "yes", "convention": "torch", "normalise": "peak"},
+    params=(*RECURRENT, *TRAINING),
+    default={**RECURRENT_DEFAULT, "width_1": 96, "width_2": 96},
     baselines=(
         Baseline(
             name="blstm-2022",

@@ -4,19 +4,21 @@ from spaces.domains import Baseline, Space
 from spaces.shared import (
     RECIPE_2018,
     RECIPE_2022,
+    RECURRENT,
+    RECURRENT_DEFAULT,
     SETTINGS_2018,
     SETTINGS_2022,
     TRAINING,
     TRAINING_SETTINGS,
-    recurrent,
 )
 
 SPACE = Space(
     name="lstm",
     title="LSTM",
     network="recurrent",
-    settings={**TRAINING_SETTINGS, "bidirectional": "no", "convention": "torch"},
-    params=(*recurrent(("final", "mean")), *TRAINING),
+    settings={**TRAINING_SETTINGS, "bidirectional": "no", "convention": "torch", "normalise": "peak"},
+    params=(*RECURRENT, *TRAINING),
+    default={**RECURRENT_DEFAULT, "width_1": 128, "width_2": 128},
     baselines=(
         Baseline(
             name="lstm-2022",

@@ -17,7 +17,14 @@ from spaces.domains import Choice, Float, Param, Space
 from spaces.shared import TRAINING, TRAINING_SETTINGS
 from trainables.features.waveform import Frames
 
-BATCHES_OF_AN_EPOCH = 1
+DEFAULT = {
+    "learning_rate": 1e-3,
+    "optimiser": "adam",
+    "loss": "ce",
+    "label_smoothing": 0.0,
+    "decay": "off",
+    "plateau": "off",
+}
 MEMORY_STEP_BYTES = 64_000_000
 
 
@@ -49,6 +56,7 @@ def space(faults: tuple[str, ...], marker: Path | None = None) -> Space:
         network="tests.faulty",
         settings={**TRAINING_SETTINGS, "marker": str(marker or ""), "batch_size": 1024},
         params=(Param("fault", Choice(faults)), Param("width", Float(0.1, 1.0)), *training),
+        default={**DEFAULT, "fault": faults[0], "width": 0.5},
     )
 
 

@@ -27,8 +27,8 @@ class DataConfig:
 class TrainingConfig:
     """How the network is trained. `smoothing` is that of the loss in use; `clip_norm` 0 means no clipping.
 
-    `plateau_factor` multiplies the learning rate after `plateau_patience` epochs without a better tune score;
-    a factor of 1 leaves it alone.
+    `plateau_factor` multiplies the learning rate once more than `plateau_patience` epochs in a row brought no
+    better tune score; a factor of 1 leaves it alone.
     """
 
     loss: str
@@ -126,14 +126,14 @@ def _training(values: Mapping[str, Any], max_epochs: int) -> TrainingConfig:
     }
     return TrainingConfig(
         loss=values["loss"],
-        smoothing=smoothing[values["loss"]],
+        smoothing=float(smoothing[values["loss"]]),
         optimiser=values["optimiser"],
-        learning_rate=values["learning_rate"],
-        momentum=values.get("momentum", 0.0),
-        adam_epsilon=values["adam_epsilon"],
-        weight_decay=values.get("weight_decay", 0.0),
-        clip_norm=values["clip_norm"],
-        plateau_factor=values["plateau_factor"] if values["plateau"] == "on" else 1.0,
+        learning_rate=float(values["learning_rate"]),
+        momentum=float(values.get("momentum", 0.0)),
+        adam_epsilon=float(values["adam_epsilon"]),
+        weight_decay=float(values.get("weight_decay", 0.0)),
+        clip_norm=float(values["clip_norm"]),
+        plateau_factor=float(values["plateau_factor"]) if values["plateau"] == "on" else 1.0,
         plateau_patience=values["plateau_patience"],
         batch_size=values["batch_size"],
         max_epochs=max_epochs,

@@ -49,7 +49,7 @@ class EpochReport:
 
 def build(config: TrialConfig, input_shape: tuple[int, int], n_classes: int) -> nn.Module:
     """The untrained network of a configuration; equal seeds give equal weights."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model: nn.Module = network(config.network).build(config.model, input_shape, n_classes)
     return model
@@ -89,6 +89,7 @@ class _Run:
             mode="max",
             factor=min(config.training.plateau_factor, 0.999),
             patience=config.training.plateau_patience,
+            threshold=0.0,
         )
         self.reports: list[EpochReport] = []
 

@@ -22,6 +22,7 @@ SPACE = Space(
         Param("kind", Choice(("a", "b"))),
         Param("y", Float(0.0, 1.0), {"kind": ("b",)}),
     ),
+    default={"x": 0.75, "kind": "b", "y": 0.5},
     baselines=(
         Baseline(
             name="toy-published",

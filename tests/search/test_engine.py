@@ -62,7 +62,9 @@ def test_the_first_trials_are_the_published_ones_and_never_stopped(tmp_path: Pat
     first = engine.trials[0]
     assert (first.baseline, first.params) == ("toy-published", {"x": 0.25, "kind": "a"})
     assert first.state is State.COMPLETE
-    assert {trial.baseline for trial in engine.trials[1:]} == {None}
+    second = engine.trials[1]
+    assert (second.baseline, second.origin, second.params) == (None, "default", {"x": 0.75, "kind": "b", "y": 0.5})
+    assert {(trial.baseline, trial.origin) for trial in engine.trials[2:]} == {(None, "sampled")}
     assert any(trial.state is State.PRUNED for trial in engine.trials)
 
 

@@ -36,25 +36,30 @@ def test_numbers_that_make_no_rungs_are_refused(max_epochs: int, grace: int, fac
         rung_epochs(max_epochs, grace, factor)
 
 
-# Arrivals at one rung in order, with reduction factor 3, and who goes on. A score goes on if fewer than a third
-# of all that arrived so far, itself included, are better, or none is.
+# Arrivals at one rung in order, with reduction factor 3, and who goes on: those ahead of which fewer than a third
+# of all that arrived so far rank, itself included in the count. Of equals the earlier ranks higher.
 TABLE = [
     (0.50, True),  # alone
-    (0.40, False),  # 1 of 2 better: 3 ≥ 2
+    (0.40, False),  # 1 of 2 ahead: 3 ≥ 2
     (0.60, True),  # the best
-    (0.55, True),  # 1 of 4 better: 3 < 4
-    (0.55, True),  # a tie counts as equal: 1 of 5 better
-    (0.52, False),  # 3 of 6 better
-    (0.58, True),  # 1 of 7 better
-    (0.56, True),  # 2 of 8 better: 6 < 8
-    (0.56, True),  # 2 of 9 better: 6 < 9
-    (0.54, False),  # 6 of 10 better
+    (0.55, True),  # 1 of 4 ahead: 3 < 4
+    (0.55, False),  # 2 of 5 ahead, an equal among them: 6 ≥ 5
+    (0.52, False),  # 3 of 6 ahead
+    (0.58, True),  # 1 of 7 ahead
+    (0.56, True),  # 2 of 8 ahead: 6 < 8
+    (0.56, False),  # 3 of 9 ahead: 9 ≥ 9
+    (0.60, True),  # 1 of 10 ahead, its equal
 ]
 
 
 def test_hand_worked_table_of_one_rung() -> None:
     asha = Asha((1, 3, 9), 3)
     assert [asha.passes(1, score) for score, _ in TABLE] == [goes_on for _, goes_on in TABLE]
+
+
+def test_trials_that_all_score_at_chance_do_not_carry_each_other_on() -> None:
+    asha = Asha((1, 3, 9), 3)
+    assert [asha.passes(1, 0.1) for _ in range(6)] == [True, False, False, False, False, False]
 
 
 def test_each_rung_compares_only_its_own_arrivals() -> None:

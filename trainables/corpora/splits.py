@@ -92,27 +92,33 @@ def split(clips: pd.DataFrame, *, task: str, keep_synth_lead: bool, seed: int) -
             f"The tune split takes whole instruments of classes that have two or more in training."
         )
     notices = tuple(
-        f"{name} has one training instrument only, so the tune split cannot hold it." for name in sorted(alone)
+        f"{name} has too few training instruments for the tune split to hold one of them." for name in sorted(alone)
     )
     return Split(classes, rows, labels, groups, notices)
 
 
 def _held_out(groups: npt.NDArray[np.object_], names: npt.NDArray[np.object_], seed: int) -> tuple[set[str], set[str]]:
-    """The groups to hold out, and the classes with a single group, of which none can be.
+    """The groups to hold out, and the classes of which none can be.
 
-    A group belongs to the class that most of its notes have. The order in which groups are taken is that of a
-    digest of seed and name, so it does not depend on the corpus' order or on what else it holds.
+    A group is drawn for the class that most of its notes have, and only while every class that it holds is left
+    in some other group. The order in which groups are taken is that of a digest of seed and name, so it does not
+    depend on the corpus' order or on what else it holds.
     """
     notes: dict[str, Counter[str]] = {}
     for group, name in zip(groups, names, strict=True):
         notes.setdefault(group, Counter())[name] += 1
+    left = Counter(name for counts in notes.values() for name in counts)
     by_class: dict[str, list[str]] = {}
     for group, counts in notes.items():
         by_class.setdefault(min(counts, key=lambda name: (-counts[name], name)), []).append(group)
 
     held_out: set[str] = set()
-    for members in by_class.values():
-        members.sort(key=lambda group: hashlib.sha256(f"{seed}/{group}".encode()).digest())
-        if len(members) > 1:
-            held_out.update(members[: max(1, round(TUNE_SHARE * len(members)))])
-    return held_out, {name for name, members in by_class.items() if len(members) == 1}
+    for name in sorted(by_class):
+        wanted = max(1, round(TUNE_SHARE * len(by_class[name])))
+        for group in sorted(by_class[name], key=lambda group: hashlib.sha256(f"{seed}/{group}".encode()).digest()):
+            if wanted and all(left[held] > 1 for held in notes[group]):
+                held_out.add(group)
+                left.subtract(notes[group].keys())
+                wanted -= 1
+    tuned = {name for group in held_out for name in notes[group]}
+    return held_out, set(left) - tuned

@@ -34,7 +34,7 @@ def configure(params: Mapping[str, Any]) -> Config:
         bidirectional=params["bidirectional"] == "yes",
         widths=tuple(params[f"width_{n}"] for n in range(1, params["layers"] + 1)),
         dense=tuple(params[f"dense_{n}"] for n in range(1, params["dense_layers"] + 1)),
-        dropout=params["dropout"],
+        dropout=float(params["dropout"]),
         readout=params["readout"],
         convention=params["convention"],
     )
@@ -107,4 +107,6 @@ def _head(inputs: int, dense: tuple[int, ...], dropout: float, n_classes: int) -
         layers += [nn.Linear(sizes[index], width), nn.ReLU()]
         if index == 0:
             layers.append(nn.Dropout(dropout))
+    if not dense:
+        layers.append(nn.Dropout(dropout))
     return nn.Sequential(*layers, nn.Linear(sizes[-1], n_classes))

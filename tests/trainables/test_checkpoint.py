@@ -1,0 +1,133 @@
+"""Files are there as a whole or not at all, and a checkpoint serves the configuration that wrote it only."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from trainables import checkpoint
+from trainables.files import STATE, WEIGHTS, replace_file
+
+
+class WriteError(Exception):
+    pass
+
+
+def half_written(path: Path) -> None:
+    path.write_bytes(b"half")
+    raise WriteError
+
+
+def linear(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    model[2].bias.requires_grad_(False)
+    return model
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def test_a_file_is_replaced_and_its_folder_made(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file"
+    for content in ("old", "new"):
+        replace_file(path, lambda temporary, content=content: temporary.write_text(content))  # type: ignore[misc]
+        assert path.read_text() == content
+        assert list(path.parent.iterdir()) == [path]
+
+
+def test_nothing_is_in_place_before_all_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write(temporary: Path) -> None:
+        assert temporary != path and temporary.parent == path.parent
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+
+    replace_file(path, write)
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_failing_writer_leaves_everything_as_it_was(tmp_path: Path, existing: bool) -> None:
+    path = tmp_path / "file"
+    if existing:
+        path.write_text("old")
+    with pytest.raises(WriteError):
+        replace_file(path, half_written)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"] * existing
+    assert not existing or path.read_text() == "old"
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    program = (
+        "import os, pathlib, sys; from trainables.files import replace_file\n"
+        "def write(path): path.write_text('half'); os._exit(9)\n"
+        "replace_file(pathlib.Path(sys.argv[1]), write)"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(path)]).returncode == 9
+    assert path.read_text() == "old"
+    replace_file(path, lambda temporary: temporary.write_text("new"))
+    assert path.read_text() == "new"
+
+
+# --- states ------------------------------------------------------------------------------------
+
+
+def test_a_state_comes_back_for_its_own_configuration_only(tmp_path: Path) -> None:
+    state = {"model": {"w": torch.arange(3.0)}, "reports": [{"epoch": 1, "failure": None}]}
+    assert checkpoint.load_state(tmp_path, "mine") is None
+    checkpoint.save_state(tmp_path, "mine", state)
+    found = checkpoint.load_state(tmp_path, "mine")
+    assert found is not None
+    assert found.keys() == state.keys()
+    assert torch.equal(found["model"]["w"], state["model"]["w"])
+    assert found["reports"] == state["reports"]
+    assert checkpoint.load_state(tmp_path, "other") is None
+    checkpoint.save_state(tmp_path, "other", state)
+    assert checkpoint.load_state(tmp_path, "mine") is None
+
+
+def test_a_state_that_could_not_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save_state(tmp_path, "mine", {"epoch": 1})
+    with monkeypatch.context() as patch, pytest.raises(WriteError):
+        patch.setattr(torch, "save", lambda _, path: half_written(path))
+        checkpoint.save_state(tmp_path, "mine", {"epoch": 2})
+    assert checkpoint.load_state(tmp_path, "mine") == {"epoch": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == [STATE]
+
+
+def test_a_state_with_code_in_it_is_refused(tmp_path: Path) -> None:
+    torch.save({"identity": "mine", "epoch": Path("anything")}, tmp_path / STATE)
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        checkpoint.load_state(tmp_path, "mine")
+
+
+# --- weights -----------------------------------------------------------------------------------
+
+
+def test_weights_come_back_with_buffers_and_what_is_frozen(tmp_path: Path) -> None:
+    model, other, x = linear(1), linear(2), torch.randn(5, 3)
+    model.train()(x)  # moves the running statistics
+    checkpoint.save_weights(tmp_path, model)
+    assert [entry.name for entry in tmp_path.iterdir()] == [WEIGHTS]
+    assert load_file(tmp_path / WEIGHTS).keys() == model.state_dict().keys()
+    assert not torch.equal(model.eval()(x), other.eval()(x))
+    checkpoint.load_weights(tmp_path / WEIGHTS, other)
+    assert torch.equal(model(x), other(x))
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    checkpoint.save_weights(tmp_path, linear(1))
+    with pytest.raises(RuntimeError, match="Missing key"):
+        checkpoint.load_weights(tmp_path / WEIGHTS, nn.Linear(3, 4))

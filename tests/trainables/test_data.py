@@ -1,0 +1,118 @@
+"""A corpus as the networks see it: the same tensors whether they are kept or computed for every batch."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from trainables import corpora, data
+from trainables.config import DataConfig
+from trainables.corpora.splits import SPLITS
+from trainables.errors import UserError
+from trainables.features.waveform import Frames, frames
+
+CPU = torch.device("cpu")
+HOW = Frames(seconds=0.2, pool=4, frame_ms=30, normalise="peak")
+SHAPE = (6, 120)
+
+
+def force_streaming(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "_free_memory", lambda device: 0)
+
+
+def resident(part: data.Part) -> bool:
+    """Whether two fetches of one clip need the store only once: a resident tensor does not change with it."""
+    return part.fetch.__closure__ is not None and any(
+        isinstance(cell.cell_contents, torch.Tensor) for cell in part.fetch.__closure__
+    )
+
+
+@pytest.mark.parametrize("chunk", [512, 5])
+@pytest.mark.parametrize("name", SPLITS)
+def test_resident_and_streamed_inputs_are_equal(
+    corpus_config: DataConfig, monkeypatch: pytest.MonkeyPatch, name: str, chunk: int
+) -> None:
+    monkeypatch.setattr(data, "_CHUNK_CLIPS", chunk)
+    dataset = data.load(corpus_config)
+    kept = data.part(dataset, name, HOW, CPU)
+    force_streaming(monkeypatch)
+    streamed = data.part(dataset, name, HOW, CPU)
+    assert resident(kept) and not resident(streamed)
+    assert torch.equal(kept.labels, streamed.labels)
+    positions = torch.arange(len(kept.labels))
+    for batch in (positions, positions.flip(0), positions[::2], positions[[0, 0]]):
+        left, right = kept.fetch(batch), streamed.fetch(batch)
+        assert left.shape == (len(batch), *SHAPE)
+        assert left.dtype == right.dtype == torch.float32
+        assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_inputs_are_the_frames_of_the_splits_clips(corpus_config: DataConfig, name: str) -> None:
+    dataset = data.load(corpus_config)
+    part, clips, rate_hz = data.part(dataset, name, HOW, CPU), dataset.store.clips, dataset.store.sample_rate_hz
+    rows = dataset.split.rows[name]
+    inputs = part.fetch(torch.arange(len(rows)))
+    for position, row in enumerate(rows):
+        start = clips["offset"][row]
+        samples = np.array(dataset.store.samples[start : start + int(0.2 * rate_hz)], dtype=np.float32) / 2**15
+        np.testing.assert_allclose(inputs[position], frames(samples[None], HOW, rate_hz)[0], rtol=1e-6)
+        assert dataset.split.classes[part.labels[position]] == clips["family"][row]
+
+
+@pytest.mark.parametrize(("spare", "kept"), [(0, True), (-1, False)])
+def test_inputs_stay_if_they_fit_in_a_quarter_of_the_free_memory(
+    corpus_config: DataConfig, monkeypatch: pytest.MonkeyPatch, spare: int, kept: bool
+) -> None:
+    dataset = data.load(corpus_config)
+    needed = 4 * len(dataset.split.rows["test"]) * SHAPE[0] * SHAPE[1]
+    monkeypatch.setattr(data, "_free_memory", lambda device: 4 * (needed + spare))
+    assert resident(data.part(dataset, "test", HOW, CPU)) == kept
+
+
+def test_free_memory_is_what_the_machine_has_to_give() -> None:
+    total = int(next(line.split()[1] for line in Path("/proc/meminfo").read_text().splitlines() if "MemTotal" in line))
+    assert 2**20 < data._free_memory(CPU) < 1024 * total
+
+
+def test_a_trial_gets_train_and_tune_and_never_valid_or_test(corpus_config: DataConfig) -> None:
+    found = data.trial_data(corpus_config, HOW, CPU)
+    assert set(found.parts) == {"train", "tune"}
+    assert (found.input_shape, found.n_classes, found.device) == (SHAPE, 3, CPU)
+    assert {name: len(part.labels) for name, part in found.parts.items()} == {"train": 27, "tune": 9}
+
+
+def test_equal_trials_share_their_inputs_and_others_do_not(corpus_config: DataConfig) -> None:
+    first = data.trial_data(corpus_config, HOW, CPU)
+    assert data.trial_data(replace(corpus_config), replace(HOW), CPU) is first
+    plain = data.trial_data(corpus_config, replace(HOW, normalise="none"), CPU)
+    position = torch.tensor([0])
+    assert not torch.equal(plain.parts["train"].fetch(position), first.parts["train"].fetch(position))
+    assert first.parts["train"].fetch(position).abs().max() <= 1
+
+
+def test_the_split_follows_the_seed_of_the_configuration(corpus_config: DataConfig) -> None:
+    tuned = set()
+    for seed in range(6):
+        split = data.load(replace(corpus_config, split_seed=seed)).split
+        tuned.add(frozenset(split.groups[split.rows["tune"]]))
+    assert len(tuned) > 1
+
+
+def test_a_corpus_that_changed_is_refused(corpus_config: DataConfig) -> None:
+    with pytest.raises(UserError, match=r"has changed since it began .*was ffffffffffff\)"):
+        data.load(replace(corpus_config, digest="f" * 64))
+
+
+def test_an_unknown_corpus_is_refused() -> None:
+    with pytest.raises(UserError, match="must be one of demo, nsynth:PATH"):
+        corpora.open_corpus("gtzan")
+
+
+def test_without_a_gpu_the_device_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert data.choose_device() == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert data.choose_device().type == "cuda"

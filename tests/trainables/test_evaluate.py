@@ -1,0 +1,175 @@
+"""Predictions of a trained model, and the numbers made of them, against scikit-learn and by hand."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn import metrics as sklearn_metrics
+
+from trainables import checkpoint, data, evaluate, loop
+from trainables.config import DataConfig, TrialConfig
+from trainables.files import WEIGHTS
+
+CLASSES = ("bass", "organ", "reed")  # those of the tiny corpus
+
+
+def table(true: list[str], predicted: list[str], group: list[str], split: str = "test") -> pd.DataFrame:
+    """Predictions that are sure of themselves, as `predict` gives them."""
+    frame = pd.DataFrame(
+        {"name": range(len(true)), "split": split, "group": group, "true": true, "predicted": predicted}
+    )
+    return frame.assign(**{f"p_{name}": np.where(frame["predicted"] == name, 0.9, 0.05) for name in CLASSES})
+
+
+def random_table(seed: int, clips: int = 60, classes: int = 3) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, classes, clips)
+    chances = rng.dirichlet(np.ones(3), clips) + 0.3 * np.eye(3)[true]
+    chances /= chances.sum(axis=1, keepdims=True)
+    names = np.array(CLASSES, dtype=object)
+    return pd.DataFrame(
+        {
+            "name": [f"clip {n}" for n in range(clips)],
+            "split": "tune",
+            "group": [f"{names[label]} {rng.integers(4)}" for label in true],
+            "true": names[true],
+            "predicted": names[chances.argmax(1)],
+            **{f"p_{name}": chances[:, n] for n, name in enumerate(CLASSES)},
+        }
+    )
+
+
+# --- summaries ---------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+@pytest.mark.parametrize(("seed", "classes"), [(0, 3), (1, 3), (2, 2), (3, 2)])
+def test_scores_agree_with_scikit_learn(seed: int, classes: int) -> None:
+    """Also where a class of the model does not occur in the split."""
+    predictions = random_table(seed, classes=classes)
+    true, predicted = predictions["true"], predictions["predicted"]
+    found = evaluate.summarise(predictions)["tune"]
+    chances = predictions[[f"p_{name}" for name in CLASSES]].to_numpy()
+    f1 = sklearn_metrics.f1_score(true, predicted, labels=sorted(set(true)), average="macro", zero_division=0)
+    assert found["clips"] == 60
+    assert found["groups"] == len(set(predictions["group"]))
+    assert found["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(true, predicted))
+    assert found["balanced_accuracy"] == pytest.approx(sklearn_metrics.balanced_accuracy_score(true, predicted))
+    assert found["macro_f1"] == pytest.approx(f1)
+    assert found["cross_entropy"] == pytest.approx(sklearn_metrics.log_loss(true, chances, labels=list(CLASSES)))
+    low, high = found["balanced_accuracy_interval"]
+    assert low <= found["balanced_accuracy"] <= high
+    assert 0.05 < high - low < 0.6
+
+
+def test_splits_are_summarised_apart_in_their_order() -> None:
+    valid, test = random_table(0).assign(split="valid"), random_table(1).assign(split="test")
+    both = evaluate.summarise(pd.concat([valid, test], ignore_index=True))
+    assert list(both) == ["valid", "test"]
+    assert both == {**evaluate.summarise(valid), **evaluate.summarise(test)}
+
+
+def test_a_chance_of_zero_for_the_truth_costs_much_but_not_infinitely_much() -> None:
+    predictions = table(["bass"], ["organ"], ["a"]).assign(p_bass=0.0)
+    assert 80 < evaluate.summarise(predictions)["test"]["cross_entropy"] < 90
+
+
+# --- intervals ---------------------------------------------------------------------------------
+
+
+def test_the_interval_by_hand() -> None:
+    """Bass has one instrument all right and one all wrong, reed one all right: 0.5, 0.75, 1 by 1 : 2 : 1."""
+    true = ["bass"] * 6 + ["reed"] * 2
+    predicted = ["bass"] * 3 + ["organ"] * 3 + ["reed"] * 2
+    groups = ["a"] * 3 + ["b"] * 3 + ["c"] * 2
+    found = evaluate.summarise(table(true, predicted, groups))["test"]
+    assert found["balanced_accuracy"] == 0.75
+    assert found["balanced_accuracy_interval"] == [0.5, 1.0]
+
+
+def test_the_interval_by_instrument_is_wider_than_one_by_clip() -> None:
+    """Ten instruments a class with ten clips each, all of an instrument right or all wrong.
+
+    Then 100 clips a class say as much as 10, and the interval is wider by the root of 10, about 3.2.
+    """
+    true = [name for name in CLASSES for _ in range(100)]
+    groups = [f"{name} {n // 10}" for name in CLASSES for n in range(100)]
+    right = [int(group[-1]) < 6 for group in groups]
+    predicted = [t if ok else CLASSES[CLASSES.index(t) - 1] for t, ok in zip(true, right, strict=True)]
+    by_group = table(true, predicted, groups)
+    by_clip = by_group.assign(group=[str(n) for n in range(300)])
+    widths = []
+    for predictions in (by_group, by_clip):
+        low, high = evaluate.summarise(predictions)["test"]["balanced_accuracy_interval"]
+        assert low < 0.6 < high
+        widths.append(high - low)
+    assert 2.6 < widths[0] / widths[1] < 3.8
+    # The binomial standard error of 10 instruments in each of 3 classes, times 2 · 1.96.
+    assert widths[0] == pytest.approx(2 * 1.96 * (0.6 * 0.4 / 30) ** 0.5, rel=0.1)
+
+
+def test_the_interval_depends_on_the_seed_alone() -> None:
+    predictions = random_table(5)
+    first, again, other = (evaluate.summarise(predictions, seed)["tune"] for seed in (0, 0, 1))
+    assert first == again
+    assert other["balanced_accuracy_interval"] != first["balanced_accuracy_interval"]
+    shuffled = predictions.sample(frac=1, random_state=0)
+    assert evaluate.summarise(shuffled)["tune"]["balanced_accuracy_interval"] == first["balanced_accuracy_interval"]
+
+
+def test_perfect_predictions_and_a_single_instrument_have_an_interval_without_width() -> None:
+    perfect = table(["bass", "reed"] * 5, ["bass", "reed"] * 5, [f"g{n % 4}" for n in range(10)])
+    assert evaluate.summarise(perfect)["test"]["balanced_accuracy_interval"] == [1.0, 1.0]
+    single = table(["bass"] * 4, ["bass", "bass", "bass", "organ"], ["a"] * 4)
+    assert evaluate.summarise(single)["test"]["balanced_accuracy_interval"] == [0.75, 0.75]
+
+
+# --- predictions -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [512, 5])
+def test_predictions_of_a_model(
+    corpus_config: DataConfig,
+    tiny_config: Callable[..., TrialConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    batch: int,
+) -> None:
+    """Name by name those of the model itself, dropout off, whatever the batches."""
+    monkeypatch.setattr(evaluate, "_BATCH", batch)
+    config = tiny_config(data=corpus_config, dropout=0.5)
+    dataset, rate_hz = data.load(corpus_config), 16_000
+    model = loop.build(replace(config, seed=99), config.features.shape(rate_hz), 3)
+    checkpoint.save_weights(tmp_path, model)
+    found = evaluate.predict(config, tmp_path / WEIGHTS, ("valid", "test"))
+    assert list(found.columns) == ["name", "split", "group", "true", "predicted", "p_bass", "p_organ", "p_reed"]
+    clips = dataset.store.clips[dataset.store.clips["split"] != "train"].set_index("name")
+    assert found["split"].tolist() == ["valid"] * 12 + ["test"] * 12
+    assert set(found["name"]) == set(clips.index) and len(found) == len(clips)
+    chances = found[[f"p_{name}" for name in CLASSES]].to_numpy()
+    np.testing.assert_allclose(chances.sum(axis=1), 1, rtol=1e-5)
+    for number, row in enumerate(found.itertuples()):
+        clip = clips.loc[row.name]
+        assert (row.split, row.group, row.true) == (clip["split"], clip["instrument"], clip["family"])
+        assert row.predicted == CLASSES[chances[number].argmax()]
+        position = np.flatnonzero(dataset.store.clips["name"] == row.name)
+        waveform = dataset.store.waveforms(position, config.features.seconds)
+        inputs = torch.from_numpy(data.frames(waveform, config.features, rate_hz))
+        with torch.no_grad():
+            expected = model.eval()(inputs).softmax(1)[0].numpy()
+        np.testing.assert_allclose(chances[number], expected, rtol=1e-4)
+
+
+def test_predictions_give_the_score_that_training_reported(
+    corpus_config: DataConfig, tiny_config: Callable[..., TrialConfig], tmp_path: Path
+) -> None:
+    config = tiny_config(data=corpus_config, dropout=0.2)
+    inputs = data.trial_data(config.data, config.features, torch.device("cpu"))
+    *_, last = loop.train(config, inputs, tmp_path)
+    found = evaluate.summarise(evaluate.predict(config, tmp_path / WEIGHTS, ("tune",)))["tune"]
+    assert found["balanced_accuracy"] == pytest.approx(last.score)
+    assert found["clips"] == len(inputs.parts["tune"].labels)
