@@ -26,10 +26,12 @@ def curve(trial: Trial, epoch: int) -> dict[str, Any]:
             "best_epoch": trial.best_epoch,
             "failure": f"nan in epoch {epoch}",
         }
+    score = (1 - abs(x - 0.6)) * (1 - math.exp(-epoch / 3))
     return {
         "epoch": epoch,
-        "score": (1 - abs(x - 0.6)) * (1 - math.exp(-epoch / 3)),
+        "score": score,
         "best_epoch": epoch,
+        "tune_balanced_accuracy": score,
         "failure": None,
     }
 

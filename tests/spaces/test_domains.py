@@ -205,4 +205,4 @@ def test_a_space_refuses_what_would_break_a_study(
     params: tuple[Param, ...], settings: dict[str, Value], message: str
 ) -> None:
     with pytest.raises(AssertionError, match=message):
-        Space("bad", "bad", "none", settings, params)
+        Space("bad", "bad", "none", settings, params, default={})

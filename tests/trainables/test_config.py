@@ -18,7 +18,6 @@ POINT: Params = {
     "seconds": 2,
     "pool": 4,
     "frame_ms": 30,
-    "normalise": "peak",
     "layers": 2,
     "width_1": 64,
     "width_2": 96,

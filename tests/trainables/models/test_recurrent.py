@@ -95,13 +95,13 @@ def dropped(changes: dict[str, Any]) -> bool:
     return not torch.equal(model.train()(x), model.eval()(x))
 
 
-def test_dropout_acts_between_layers_and_after_the_first_dense_one() -> None:
+def test_dropout_acts_between_layers_and_after_the_first_dense_one_or_before_the_output() -> None:
     assert dropped({"widths": (5, 4)})
     assert dropped({"dense": (6,)})
-    assert not dropped({})  # one layer and no dense one: neither frames nor logits are dropped
+    assert dropped({})  # one layer and no dense one: it always acts, or a dimension of the search would be idle
     heads = {dense: [type(part).__name__ for part in model_of(dense=dense).head] for dense in ((), (6,), (6, 7))}
     assert heads == {
-        (): ["Linear"],
+        (): ["Dropout", "Linear"],
         (6,): ["Linear", "ReLU", "Dropout", "Linear"],
         (6, 7): ["Linear", "ReLU", "Dropout", "Linear", "ReLU", "Linear"],
     }

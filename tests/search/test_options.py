@@ -1,0 +1,269 @@
+"""User mistakes: the rule, what came, what to do, before anything expensive."""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+import spaces
+from search import options, preflight, versions
+from search.cluster import cluster
+from search.session import write_study
+from search.study import StudySpec
+from spaces.domains import Float
+from tests.conftest import ROOT
+from trainables.errors import UserError
+
+Settle = Callable[..., tuple[StudySpec, Path, options.Corpus]]
+
+
+def parsed(*arguments: str) -> options.Options:
+    found = options.parse(list(arguments))
+    assert found
+    return found
+
+
+@pytest.fixture
+def settle(tmp_path: Path, tiny_corpus: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Settle:
+    """Settles options on the tiny corpus with studies in a temporary folder."""
+    monkeypatch.setenv("ETUDE_CACHE", str(cache))
+
+    def run(*arguments: str, data: str | None = f"nsynth:{tiny_corpus}") -> tuple[StudySpec, Path, options.Corpus]:
+        given = ("--storage", str(tmp_path / "studies"), *arguments)
+        return options.settle(parsed(*given, *(("--data", data) if data else ())), lambda *_: None)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--space", "blsmt"), "space must be one of .*blstm.* but is 'blsmt'. Did you mean blstm?"),
+        (("--baseline", "blstm-2020"), "baseline must be one of .*but is 'blstm-2020'. Did you mean blstm-2022?"),
+        ((), "neither --space nor --baseline came"),
+        (("--space", "lstm", "--baseline", "lstm-2022"), "Leave one out"),
+        (("--space", "lstm", "--task", "mood"), "--task must be one of family, source, but is 'mood'"),
+        (("--space", "lstm", "--grace-epochs", "30"), "30 > 27"),
+        (("--space", "lstm", "--reduction-factor", "1"), "--reduction-factor must be at least 2"),
+        (("--space", "lstm", "--gpus-per-trial", "1.5"), "fraction of one GPU or a whole number of them, but is 1.5"),
+        (("--space", "lstm", "--gpus-per-trial", "-1"), "but is -1"),
+        (("--space", "lstm", "--name", "../escape"), "--name must consist of"),
+        (("--space", "lstm", "--name", "a/b"), "--name must consist of"),
+        (("--space", "lstm", "--resume"), "--resume needs the --name"),
+        (("--space", "lstm", "--resume", "--name", "none-such"), "there is no 'none-such'"),
+    ],
+)
+def test_mistakes_are_named_with_the_rule_and_what_came(
+    settle: Settle, arguments: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(UserError, match=message.replace("?", r"\?").replace("(", r"\(")):
+        settle(*arguments)
+
+
+@pytest.mark.parametrize("data", ["gtzam:here", "nsynth", "nsynth:", "demo:x"])
+def test_unknown_corpora_are_refused(settle: Settle, data: str) -> None:
+    with pytest.raises(UserError, match="--data must be one of demo, nsynth:PATH"):
+        settle("--space", "lstm", data=data)
+
+
+def test_a_path_that_is_missing_or_holds_something_else_is_named(settle: Settle, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        settle("--space", "lstm", data=f"nsynth:{tmp_path / 'nowhere'}")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match=r"examples\.json"):
+        settle("--space", "lstm", data=f"nsynth:{tmp_path / 'other'}")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--trials", "0"), ("--trials", "many"), ("--budget", "soon"), ("--frobnicate",)]
+)
+def test_what_no_option_can_be_is_refused(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(click.ClickException):
+        options.parse(["--space", "lstm", *arguments])
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("45m", 2700), ("2h", 7200), ("1.5h", 5400), ("1d", 86400)])
+def test_budgets_are_durations(text: str, seconds: float) -> None:
+    assert parsed("--budget", text).budget == seconds
+
+
+def test_storage_beyond_folders_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--storage must be a local or shared folder"):
+        options.storage(parsed("--storage", "s3://bucket/studies"))
+    assert options.storage(parsed("--storage", f"file://{tmp_path}")) == tmp_path
+
+
+def test_defaults_and_names(settle: Settle, tmp_path: Path) -> None:
+    spec, directory, corpus = settle("--space", "lstm")
+    assert (spec.trials, spec.max_epochs, spec.rungs, spec.seed) == (32, 27, (3, 9, 27), 0)
+    assert directory == tmp_path / "studies" / "lstm-corpus"
+    assert corpus.split.summary["train"] == {"notes": 27, "groups": 9}
+    directory.mkdir(parents=True)
+    assert settle("--space", "lstm")[1].name == "lstm-corpus-2"
+    assert settle("--space", "lstm", "--max-epochs", "2")[0].rungs == (2,)
+
+
+def test_a_baseline_brings_its_own_settings(settle: Settle) -> None:
+    spec, directory, _ = settle("--baseline", "lstm-2018")
+    assert (spec.trials, spec.max_epochs, directory.name) == (1, 20, "lstm-2018-corpus")
+    assert [baseline.name for baseline in spec.baselines] == ["lstm-2018"]
+    assert settle("--baseline", "blstm-2022-source")[2].split.classes == ("acoustic", "electronic")
+
+
+def test_seconds_beyond_the_corpus_are_not_searched(settle: Settle) -> None:
+    spec, _, _ = settle("--space", "lstm")
+    assert str(next(param.domain for param in spec.space.params if param.name == "seconds")) == "1 … 1"
+
+
+def test_an_existing_name_needs_resume_and_resume_says_what_changed(
+    settle: Settle, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, directory, corpus = settle("--space", "lstm", "--name", "mine")
+    write_study(directory, spec, corpus)
+    with pytest.raises(UserError, match=r"mine exists\. Go on with it with --resume"):
+        settle("--space", "lstm", "--name", "mine")
+
+    again = ("--resume", "--name", "mine")
+    assert settle(*again, data=None)[0] == spec
+    assert settle(*again, "--trials", "50", data=None)[0].trials == 50
+    for change, message in (
+        (("--space", "blstm"), "the space was 'lstm' and is 'blstm'"),
+        (("--max-epochs", "30"), "max_epochs was 27 and is 30"),
+        (("--task", "source"), "task was 'family' and is 'source'"),
+        (("--seed", "1"), "seed was 0 and is 1"),
+        (("--no-baselines",), "with_baselines was True and is False"),
+    ):
+        with pytest.raises(UserError, match=message):
+            settle(*again, *change, data=None)
+
+    other = tmp_path / "other"
+    shutil.copytree(tiny_corpus, other)
+    assert settle(*again, data=f"nsynth:{other}")[0] == spec, "a copy of the corpus is the same corpus"
+    victim = next((other / "nsynth-valid" / "audio").iterdir())
+    victim.write_bytes(next(path for path in victim.parent.iterdir() if path != victim).read_bytes())
+    with pytest.raises(UserError, match=r"digest was '[0-9a-f]+' and is '[0-9a-f]+'"):
+        settle(*again, data=f"nsynth:{other}")
+
+    edited = spec.space.narrowed("learning_rate", Float(0.5, 0.6))
+    monkeypatch.setattr(spaces, "load", lambda name: edited)
+    with pytest.raises(UserError, match=r"the range of learning_rate was 0.0001 … 0.03 \(log\) and is 0.5 … 0.6"):
+        settle(*again, data=None)
+
+
+def test_a_study_record_that_cannot_be_read_is_named(settle: Settle, tmp_path: Path) -> None:
+    folder = tmp_path / "studies" / "broken"
+    folder.mkdir(parents=True)
+    (folder / "study.json").write_text('{"name": "bro')
+    with pytest.raises(UserError, match=r"study.json must be readable, but .*broken"):
+        settle("--resume", "--name", "broken")
+
+
+def test_a_study_record_holds_what_a_reader_needs(settle: Settle) -> None:
+    spec, directory, corpus = settle("--space", "blstm", "--name", "mine")
+    write_study(directory, spec, corpus)
+    record = json.loads((directory / "study.json").read_text())
+    assert StudySpec.from_json(record) == spec
+    assert record["classes"] == ["bass", "organ", "reed"]
+    groups = [set(record["splits"][name]["group_names"]) for name in ("train", "tune", "valid")]
+    assert not groups[0] & groups[1]
+    assert len(groups[0] | groups[1]) == 12
+    assert record["versions"]["optuna"].startswith("5.")
+    assert record["metric"] == {"name": "tune_balanced_accuracy", "mode": "max"}
+    assert (directory / "quarantine.csv").read_text().startswith("split,name,path,reason")
+
+
+def test_splits_depend_on_the_seed_and_the_corpus_alone(settle: Settle) -> None:
+    def tuned(*arguments: str) -> set[str]:
+        split = settle(*arguments)[2].split
+        return set(split.groups[split.rows["tune"]])
+
+    assert tuned("--space", "lstm") == tuned("--space", "blstm", "--trials", "3", "--max-epochs", "9")
+    assert any(tuned("--space", "lstm") != tuned("--space", "lstm", "--seed", str(seed)) for seed in range(1, 5))
+
+
+def test_versions_outside_the_tested_window_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions.check()
+    monkeypatch.setattr(versions.metadata, "version", lambda name: {"ray": "2.61.0", "optuna": "5.0.0"}[name])
+    with pytest.raises(UserError, match=r"ray must be at least 2.60 and below 2.61.* but 2.61.0 is installed"):
+        versions.check()
+    monkeypatch.setattr(versions.metadata, "version", lambda name: {"ray": "2.60.1", "optuna": "4.9.0"}[name])
+    with pytest.raises(UserError, match=r"optuna must be at least 5.0 .* but 4.9.0"):
+        versions.check()
+
+
+def test_the_window_is_that_of_the_project_file() -> None:
+    import tomllib
+
+    required = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert "ray[tune]>=2.60,<2.61" in required
+    assert "optuna>=5,<6" in required
+
+
+def test_nobody_at_the_address_is_said_at_once() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    with pytest.raises(UserError, match=f"nothing answers at {address}"), cluster(address):
+        pass
+
+
+def test_too_little_disk_is_refused_with_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1_000_000))
+    with pytest.raises(UserError, match=r"needs about 1.2 GB of disk, but .* has 0.0 GB free"):
+        preflight.check_disk(tmp_path / "not" / "yet", 1_000_000_000)
+
+
+def dry_run(*arguments: str, cache: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "search/run.py", "--dry-run", *arguments],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(cache), "ETUDE_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+def test_a_dry_run_says_it_all_and_starts_nothing(tiny_corpus: Path, cache: Path, tmp_path: Path) -> None:
+    place = ("--storage", str(tmp_path / "studies"))
+    done = dry_run(
+        "--space", "blstm", "--data", f"nsynth:{tiny_corpus}", "--json", "--budget", "1h", *place, cache=cache
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["space"] == "blstm"
+    assert found["data"] == f"nsynth:{tiny_corpus}"
+    assert found["classes"] == ["bass", "organ", "reed"]
+    assert found["rungs"] == [3, 9, 27]
+    assert found["rung_table"] == [[3, 32], [9, 12], [27, 5]]
+    assert found["splits"]["train"] == {"notes": 27, "groups": 9}
+    assert found["splits"]["tune"] == {"notes": 9, "groups": 3}
+    assert [row["name"] for row in found["baselines"]] == ["blstm-2022", "blstm-2018"]
+    assert found["estimated_seconds"] > 0
+    assert found["budget_epochs"] > 0
+    assert min(found["disk_bytes"], found["memory_bytes"]) > 1_000_000
+    assert not (tmp_path / "studies").exists()
+
+    words = dry_run("--baseline", "lstm-2018", "--data", f"nsynth:{tiny_corpus}", *place, cache=cache)
+    assert words.returncode == 0, words.stderr
+    assert "413,059" in words.stdout, "three classes instead of ten"
+    assert "20 epochs" in re.sub(r"\s+", " ", words.stdout)
+
+
+def test_errors_are_one_line_and_exit_code_1(cache: Path, tmp_path: Path) -> None:
+    done = dry_run("--space", "blsmt", cache=cache)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("Error: The space must be one of")
+    shown = dry_run("--space", "blsmt", "--debug", cache=cache)
+    assert "Traceback" in shown.stderr

@@ -1,0 +1,158 @@
+"""What is shown while a study runs, as text."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from search.engine import Engine
+from search.progress import Terminal, View, duration, quiet
+from search.records import Journal
+from search.study import StudySpec
+from search.summary import describe, resume_command, summary
+from tests.search.test_engine import curve, drive
+
+
+def terminal(*, live: bool) -> tuple[Terminal, io.StringIO]:
+    out = io.StringIO()
+    return Terminal(out, Console(file=out, force_terminal=live, width=80, soft_wrap=True, color_system=None)), out
+
+
+def studied(directory: Path, spec: StudySpec, *, live: bool) -> tuple[Engine, View, str]:
+    screen, out = terminal(live=live)
+    journal = Journal(directory)
+    view = View(screen, spec, [])
+    journal.listen = view.row
+    engine = Engine(spec, journal)
+    drive(engine)
+    return engine, view, out.getvalue()
+
+
+def test_without_a_terminal_every_event_is_one_plain_line(tmp_path: Path, make_spec: Callable[..., StudySpec]) -> None:
+    engine, _, text = studied(tmp_path, make_spec(trials=15, with_baselines=True), live=False)
+    lines = text.splitlines()
+    assert len(lines) == len([row for row in engine.journal.rows if not (row["event"] == "epoch" and row["failure"])])
+    assert any("toy-published started" in line for line in lines)
+    assert any("trial 1 (default) started" in line for line in lines)
+    assert any(line.endswith("failed: nan in epoch 2") for line in lines)
+    assert all(line.isprintable() for line in lines)
+
+
+def test_the_live_view_counts_what_happened(tmp_path: Path, make_spec: Callable[..., StudySpec]) -> None:
+    spec = make_spec(trials=15, with_baselines=True)
+    journal = Journal(tmp_path)
+    screen, out = terminal(live=True)
+    view = View(screen, spec, [])
+    journal.listen = view.row
+    engine = Engine(spec, journal)
+    running = engine.next_trial()
+    assert running
+    engine.report(running.number, curve(running, 1))
+    screen.console.print(view._render())
+    shown = out.getvalue()
+    assert "0 done · 1 running · 14 to come" in shown
+    assert "toy-published · epoch 1/9" in shown
+    drive(engine)
+    out.truncate(0)
+    while running.state.value == "running":
+        engine.report(running.number, curve(running, running.epoch + 1))
+    screen.console.print(view._render())
+    shown = out.getvalue()
+    complete = sum(trial.state.value == "complete" for trial in engine.trials)
+    assert "15 done · 0 running · 0 to come" in shown
+    assert f"{complete} at full length (9 epochs)" in shown
+    assert f"{engine.best()[0].score:.4f}" in shown
+
+
+def test_a_resumed_view_begins_where_the_study_was(tmp_path: Path, make_spec: Callable[..., StudySpec]) -> None:
+    engine, view, _ = studied(tmp_path, make_spec(), live=False)
+    again = View(terminal(live=False)[0], make_spec(), engine.journal.rows)
+    assert again.tally.ended == view.tally.ended
+    assert again.tally.best == view.tally.best
+    assert again.tally.epochs == sum(trial.epoch for trial in engine.trials)
+
+
+def test_chatter_goes_to_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    import logging
+    import os
+    import warnings
+
+    log = tmp_path / "logs" / "search.log"
+    with quiet(log):
+        os.write(1, b"from native code\n")
+        logging.getLogger("etude").warning("from a logger")
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            logging.captureWarnings(True)
+            warnings.warn("from a warning", UserWarning, stacklevel=1)
+    print("afterwards")
+    assert capfd.readouterr().out == "afterwards\n"
+    for text in ("from native code", "from a logger", "from a warning"):
+        assert text in log.read_text()
+
+
+def test_the_end_names_the_winner_the_baselines_and_the_place(tmp_path: Path) -> None:
+    scores = {"balanced_accuracy": 0.5, "accuracy": 0.6, "balanced_accuracy_interval": [0.4, 0.7]}
+    model: dict[str, Any] = {
+        "trial": 3,
+        "baseline": None,
+        "origin": "sampled",
+        "best_epoch": 5,
+        "epochs": 9,
+        "trainable_parameters": 1_090_058,
+        "params": {"x": 0.123456, "kind": "a"},
+        "splits": dict.fromkeys(("tune", "valid", "test"), scores),
+    }
+    published = {**model, "trial": 0, "baseline": "blstm-2022-source", "origin": "published"}
+    found: dict[str, Any] = {
+        "state": "finished",
+        "directory": str(tmp_path / "study"),
+        "resume": "python search/run.py --resume --name study",
+        "trials": {"complete": 2, "pruned": 3, "failed": 1, "running": 0, "to_start": 0},
+        "stopped_at": {"3": 2, "9": 1},
+        "max_epochs": 27,
+        "epochs": 100,
+        "wall_seconds": 3700.0,
+        "failures": {"4": "loss became nan in epoch 2"},
+        "best": model,
+        "baselines": {"blstm-2022-source": published},
+    }
+    screen, out = terminal(live=False)
+    screen.console.print(describe(found, [str(n) for n in range(10)]))
+    text = out.getvalue()
+    assert "6 trials, 100 epochs: 2 trained in full (27 epochs), 3 stopped early (2 at 3, 1 at 9) in 62 min" in text
+    assert "1 failed; trial 4: loss became nan in epoch 2" in text
+    assert "chosen: trial 3" in text
+    assert "blstm-2022-source" in text
+    assert "1,090,058" in text
+    assert "…" not in text.replace("0.40 … 0.70", ""), "no column is cut off at 80 columns"
+    assert "hardly better than chance" not in text
+    assert str(tmp_path / "study") in text
+
+    screen, out = terminal(live=False)
+    screen.console.print(describe({**found, "state": "failed", "best": None}, ["a", "b"]))
+    assert "No trial reached full length" in out.getvalue()
+    screen, out = terminal(live=False)
+    screen.console.print(describe({**found, "state": "interrupted"}, ["a", "b"]))
+    assert "python search/run.py --resume --name study" in out.getvalue()
+    screen, out = terminal(live=False)
+    chance = {**model, "splits": {name: {**scores, "balanced_accuracy": 0.11} for name in ("tune", "valid", "test")}}
+    screen.console.print(describe({**found, "best": chance}, [str(n) for n in range(10)]))
+    assert "hardly better than chance (0.100)" in out.getvalue()
+
+
+def test_the_resume_command_can_be_pasted(tmp_path: Path, make_spec: Callable[..., StudySpec]) -> None:
+    command = resume_command(tmp_path / "with space" / "study")
+    assert command.endswith(f"search/run.py --resume --name study --storage '{tmp_path}/with space'")
+    engine, _, _ = studied(tmp_path, make_spec(), live=False)
+    assert summary(engine, "finished", finished=None, wall_seconds=1.0)["trials"]["to_start"] == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(5, "5 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (7200, "2.0 h")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
