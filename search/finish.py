@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from search.engine import Engine, Trial
-from search.records import read_json, write_json
-from trainables.files import WEIGHTS, replace_file
+from trainables.files import WEIGHTS, read_json, replace_file, write_json
 
 BASELINES = "baselines"
 

@@ -10,7 +10,7 @@ from urllib.parse import urlparse
 import click
 
 import spaces
-from search.records import SPEC, read_json
+from search.records import SPEC
 from search.study import StudySpec, check_unchanged, choose, fitted, space_of_baseline
 from spaces.domains import Space
 from trainables import corpora
@@ -18,6 +18,7 @@ from trainables.config import DataConfig
 from trainables.corpora.splits import Split, split
 from trainables.corpora.store import Store
 from trainables.errors import UserError
+from trainables.files import read_json
 
 TRIALS, MAX_EPOCHS, GRACE_EPOCHS, REDUCTION_FACTOR = 32, 27, 3, 3
 # Above this a dry run reads labels only and leaves the decoding, which may take long, to the study itself.

@@ -61,8 +61,6 @@ def plan(spec: StudySpec, corpus: Corpus, given: Options, directory: Path) -> di
     trial_seconds = mean(row["epoch_seconds"] for row in sampled) if sampled else 0.0
     seconds = sum(measured[b.name]["epoch_seconds"] * spec.max_epochs for b in spec.baselines) + early * trial_seconds
     epochs = full + early
-    checkpoints = min(spec.trials, slots + KEPT_TRIALS + len(spec.baselines))
-    largest = max(row["trainable_parameters"] for row in measured.values())
     return {
         "space": spec.space.name,
         "parameters": [{"name": n, "range": domain, "when": when} for n, domain, when in spec.space.describe()],
@@ -84,8 +82,7 @@ def plan(spec: StudySpec, corpus: Corpus, given: Options, directory: Path) -> di
         "epoch_seconds": seconds / epochs,
         "estimated_seconds": seconds / slots,
         "budget_epochs": int(given.budget * slots * epochs / seconds) if given.budget else None,
-        "disk_bytes": corpora.corpus_disk_needed(spec.data.corpus)
-        + checkpoints * largest * _CHECKPOINT_BYTES_PER_PARAMETER,
+        "disk_bytes": corpora.corpus_disk_needed(spec.data.corpus) + checkpoint_bytes(spec, corpus, slots),
         "disk_free_bytes": shutil.disk_usage(_existing(directory)).free,
         "memory_bytes": slots * max(row["memory_bytes"] for row in measured.values()),
         "memory_total_bytes": psutil.virtual_memory().total,
@@ -153,6 +150,20 @@ def _measure(config: TrialConfig, split: Split, sample_rate_hz: int) -> dict[str
 
 def _existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
+def checkpoint_bytes(spec: StudySpec, corpus: Corpus, slots: int) -> int:
+    """What the checkpoints of live and top trials take at most, if all were of the largest model."""
+    points: list[tuple[Params, str | None]] = [(dict(b.params), b.name) for b in spec.baselines]
+    if not spec.only:
+        points.append((spec.space.corner(high=True), None))
+    classes = len(corpus.split.classes)
+    sizes = []
+    for params, baseline in points:
+        config = spec.config(params, baseline, spec.seed)
+        sizes.append(count_trainable(loop.build(config, config.features.shape(corpus.sample_rate_hz), classes)))
+    kept = min(spec.trials, slots + KEPT_TRIALS + len(spec.baselines))
+    return kept * max(sizes) * _CHECKPOINT_BYTES_PER_PARAMETER
 
 
 def check_disk(folder: Path, needed_bytes: int) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import filelock
 
 from trainables.errors import UserError
-from trainables.files import WEIGHTS, replace_file
+from trainables.files import WEIGHTS
 
 Row = dict[str, Any]
 
@@ -25,17 +25,6 @@ SPEC, TRIALS, EPOCHS = "study.json", "trials.jsonl", "epochs.jsonl"
 
 class DiskFullError(UserError):
     """The journal could not be written; what it holds so far stands."""
-
-
-def write_json(path: Path, record: object) -> None:
-    """Writes `record` as readable JSON, replacing the file as a whole."""
-    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def read_json(path: Path) -> Any:
-    """What `write_json` wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_rows(path: Path) -> list[Row]:

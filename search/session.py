@@ -14,9 +14,10 @@ from typing import Any
 from search.engine import Engine
 from search.options import Corpus, Options
 from search.progress import Terminal, View, duration, quiet
-from search.records import SPEC, Journal, elapsed_seconds, write_json
+from search.records import SPEC, Journal, elapsed_seconds
 from search.study import StudySpec, record
 from search.summary import resume_command, summary
+from trainables.files import write_json
 
 
 @dataclass
@@ -73,7 +74,7 @@ def run_session(given: Options, spec: StudySpec, directory: Path, corpus: Corpus
         journal.listen = view.row
         journal.session(command=resume_command(directory), trials=spec.trials, budget_seconds=given.budget)
         if engine.to_start and not halt():
-            _search(given, spec, engine, halt, view, terminal, directory / "logs" / "search.log")
+            _search(given, spec, corpus, engine, halt, view, terminal)
         if not halt.interrupted:
             return _finish(engine, terminal)
     except KeyboardInterrupt:
@@ -93,14 +94,17 @@ def write_study(directory: Path, spec: StudySpec, corpus: Corpus) -> None:
 
 
 def _search(
-    given: Options, spec: StudySpec, engine: Engine, halt: Halt, view: View, terminal: Terminal, log: Path
+    given: Options, spec: StudySpec, corpus: Corpus, engine: Engine, halt: Halt, view: View, terminal: Terminal
 ) -> None:
     terminal.say("Starting Ray …" if not given.address else f"Joining Ray at {given.address} …")
-    with quiet(log):
+    directory = engine.journal.directory
+    with quiet(directory / "logs" / "search.log"):
         from search.cluster import cluster, fitting, run_trials
+        from search.preflight import check_disk, checkpoint_bytes
 
         with cluster(given.address):
             resources = fitting(spec.cpus_per_trial, given.gpus_per_trial, given.concurrency)
+            check_disk(directory, checkpoint_bytes(spec, corpus, resources.concurrency))
             # Only now: Ray sets a handler for termination of its own when it starts.
             with view.shown(), halt.on_signals(view):
                 run_trials(engine, resources, halt)

@@ -17,9 +17,9 @@ import ray
 import torch
 from ray import tune
 
-from search.records import read_json, write_json
 from trainables import data, loop
 from trainables.config import TrialConfig
+from trainables.files import read_json, write_json
 
 OBITUARY = "failure.json"
 REPORTED = (*(field.name for field in fields(loop.EpochReport)), "memory_bytes", "node")

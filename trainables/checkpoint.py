@@ -3,6 +3,7 @@
 Both are replaced as a whole.
 """
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,18 @@ def save_state(folder: Path, identity: str, state: dict[str, Any]) -> None:
 
 
 def load_state(folder: Path, identity: str) -> dict[str, Any] | None:
-    """The saved state; None where there is none, or where it belongs to another configuration."""
+    """The saved state; None where there is none, where it cannot be read, or belongs to another configuration.
+
+    Training then begins anew, which gives the same reports again, only later.
+    """
     path = folder / STATE
     if not path.exists():
         return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state if state.pop("identity") == identity else None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError):
+        return None
+    return state if state.pop("identity", None) == identity else None
 
 
 def save_weights(folder: Path, model: nn.Module) -> None:

@@ -1,6 +1,5 @@
 """Files are there as a whole or not at all, and a checkpoint serves the configuration that wrote it only."""
 
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -107,10 +106,28 @@ def test_a_state_that_could_not_be_written_leaves_the_one_before(
     assert [entry.name for entry in tmp_path.iterdir()] == [STATE]
 
 
-def test_a_state_with_code_in_it_is_refused(tmp_path: Path) -> None:
-    torch.save({"identity": "mine", "epoch": Path("anything")}, tmp_path / STATE)
-    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
-        checkpoint.load_state(tmp_path, "mine")
+class Bomb:
+    """An object whose unpickling makes a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.target,))
+
+
+def test_a_state_with_code_in_it_is_not_run_and_not_used(tmp_path: Path) -> None:
+    torch.save({"identity": "mine", "epoch": Bomb(tmp_path / "went-off")}, tmp_path / STATE)
+    assert checkpoint.load_state(tmp_path, "mine") is None
+    assert not (tmp_path / "went-off").exists()
+
+
+def test_a_state_that_was_cut_off_is_not_used(tmp_path: Path) -> None:
+    checkpoint.save_state(tmp_path, "mine", {"weights": torch.ones(1000)})
+    content = (tmp_path / STATE).read_bytes()
+    for length in (0, 1, 100, len(content) // 2, len(content) - 1):
+        (tmp_path / STATE).write_bytes(content[:length])
+        assert checkpoint.load_state(tmp_path, "mine") is None, length
 
 
 # --- weights -----------------------------------------------------------------------------------

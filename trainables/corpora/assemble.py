@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from trainables.corpora.importer import Options
 from trainables.corpora.journal import Entry, read_entries
 from trainables.corpora.nsynth import SPLITS, Bad, Corpus, Row, scan_split, wav_files
+from trainables.files import sync, write_json
 
 FORMAT = 1
 SCHEMA = pa.schema(
@@ -190,17 +190,3 @@ def _write_csv(path: Path, header: tuple[str, ...], entries: list[Bad]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows((entry.split, entry.name, entry.path, entry.reason) for entry in entries)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write `value` as JSON for people and programs."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def sync(path: Path) -> None:
-    """Wait until the file or folder `path` is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

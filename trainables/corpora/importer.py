@@ -1,7 +1,8 @@
 """Decoding a corpus into a store: read, decode on all cores, write in order, take up where it stopped.
 
-Threads, not processes: reading, hashing and writing leave the interpreter lock, so they fill the cores (see
-benchmarks/import_memory.md) and memory stays that of one process.
+Threads, not processes: reading, decoding, hashing and writing leave the interpreter lock, and memory stays that of
+one process. What bounds the speed is the disk, with folders, and decompression, with archives
+(benchmarks/import_memory.md).
 """
 
 import os

@@ -23,11 +23,12 @@ import numpy.typing as npt
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from trainables.corpora.assemble import FORMAT, QUARANTINE, REPAIRS, TABLES, assemble, sync, write_json
+from trainables.corpora.assemble import FORMAT, QUARANTINE, REPAIRS, TABLES, assemble
 from trainables.corpora.audio import FULL_SCALE
 from trainables.corpora.importer import Options, Progress, decode_corpus
 from trainables.corpora.nsynth import SPLITS, Corpus, Survey, locate, survey
 from trainables.errors import UserError
+from trainables.files import sync, write_json
 
 KINDS = ("nsynth", "demo")
 MAX_BAD_SHARE = 0.1
@@ -306,10 +307,7 @@ def _publish(request: Request, staged: Path, digest: str) -> Path:
     lists.update(json.dumps(description["counts"], sort_keys=True).encode())
     root = stores_folder() / f"{request.kind}-{digest[:16]}-{lists.hexdigest()[:8]}"
     # The pointer first: a pointer to nothing does no harm, a store without one would be decoded again.
-    pointer = request.pointer.with_suffix(".new")
-    write_json(pointer, {"store": root.name, "source": str(request.corpus.root.absolute())})
-    sync(pointer)
-    pointer.replace(request.pointer)
+    write_json(request.pointer, {"store": root.name, "source": str(request.corpus.root.absolute())})
     with FileLock(root.with_suffix(".lock")):
         if _load(root) is None:
             if root.exists():
