@@ -3,6 +3,7 @@
 Both are replaced as a whole.
 """
 
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,10 @@ def load_state(folder: Path, identity: str) -> dict[str, Any] | None:
     path = folder / STATE
     if not path.exists():
         return None
+    content = io.BytesIO(path.read_bytes())  # a disk that cannot be read is another matter, and raises here
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError):
+        state: dict[str, Any] = torch.load(content, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, KeyError, OSError, pickle.UnpicklingError):
         return None
     return state if state.pop("identity", None) == identity else None
 
