@@ -39,7 +39,9 @@ class Terminal:
         """Copies of the standard streams; progress goes to standard error where output is for a program."""
         out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")
         err = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
-        return cls(out, Console(file=err if progress_on_stderr else out, highlight=False, soft_wrap=True))
+        file = err if progress_on_stderr else out
+        # Where nobody looks, a line is a line, however long; on a terminal words are kept whole.
+        return cls(out, Console(file=file, highlight=False, soft_wrap=not file.isatty()))
 
     def say(self, text: str) -> None:
         """One line, unstyled."""

@@ -55,17 +55,22 @@ def describe(found: dict[str, Any], classes: list[str]) -> RenderableType:
         number, reason = next(iter(found["failures"].items()))
         parts.append(Text(f"{len(found['failures'])} failed; trial {number}: {reason}"))
     if found["state"] == "interrupted":
-        parts += [Text("Interrupted. Go on with:"), Text(f"  {found['resume']}", style="bold")]
+        parts += [Text("Interrupted. Go on with:"), _unbroken(f"  {found['resume']}", style="bold")]
         return Group(*parts)
     best = found["best"]
     if best is None:
         parts.append(
             Text("No trial reached full length, so none can be chosen. Give it more time or look at the failures.")
         )
-        parts.append(Text(f"  {found['resume']}", style="bold"))
+        parts.append(_unbroken(f"  {found['resume']}", style="bold"))
         return Group(*parts)
-    parts += ["", _table(best, found["baselines"]), "", *_words(best, len(classes)), Text(_where(found))]
+    parts += ["", _table(best, found["baselines"]), "", *_words(best, len(classes)), "", _unbroken(_where(found))]
     return Group(*parts)
+
+
+def _unbroken(text: str, style: str = "") -> Text:
+    """Text whose lines are left to the terminal to break, so that commands and paths can be copied whole."""
+    return Text(text, style=style, no_wrap=True, overflow="ignore")
 
 
 def _trials(found: dict[str, Any]) -> str:
@@ -117,8 +122,9 @@ def _words(best: dict[str, Any], n_classes: int) -> list[Text]:
 def _where(found: dict[str, Any]) -> str:
     folder = found["directory"]
     return (
-        f"\nEverything lies in {folder}:\n"
-        f"  best/        weights, config, metrics and predictions; best/baselines/ the same for each baseline\n"
-        f"  trials.jsonl, epochs.jsonl   every trial and every epoch; study.json what was asked\n"
-        f"  quarantine.csv               recordings left out, with reasons; logs/ what Ray had to say"
+        f"Everything lies in {folder}:\n"
+        f"  best/            weights, config, metrics, predictions of the chosen model\n"
+        f"  best/baselines/  the same of each baseline\n"
+        f"  study.json       what was asked; trials.jsonl, epochs.jsonl what happened\n"
+        f"  quarantine.csv   recordings left out, with reasons; logs/ Ray's own words"
     )
