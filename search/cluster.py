@@ -22,6 +22,7 @@ from trainables.errors import UserError
 
 WORKER_RETRIES = 3
 _ADDRESS_SECONDS = 5
+_OBJECT_STORE_BYTES = 150_000_000
 log = logging.getLogger("etude")
 
 
@@ -57,6 +58,8 @@ def cluster(address: str | None) -> Iterator[None]:
             include_dashboard=None if address else False,
             log_to_driver=False,
             logging_level=logging.WARNING,
+            # Nothing goes through the object store: corpora are mapped from the disk, reports are a few numbers.
+            object_store_memory=None if address else _OBJECT_STORE_BYTES,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address is None:

@@ -68,12 +68,9 @@ def say_corpus(corpus: options.Corpus, terminal: Terminal) -> None:
     if corpus.store is None:
         terminal.say("The audio is not decoded yet; unusable recordings will be left out when it is.")
     else:
-        for count, what in (
-            (len(corpus.store.quarantine), "left out"),
-            (len(corpus.store.repairs), "repaired"),
-        ):
-            if count:
-                terminal.say(f"{count} recordings {what}; the list lies in {corpus.store.root}")
+        lists = {"left out": corpus.store.quarantine, "repaired": corpus.store.repairs}
+        if found := [f"{len(rows)} {what}" for what, rows in lists.items() if len(rows)]:
+            terminal.say(f"Recordings: {', '.join(found)}; quarantine.csv and repairs.csv of the study say why.")
     for notice in corpus.split.notices:
         terminal.say(notice)
 

@@ -11,11 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+import pandas as pd
 import pytest
+import soundfile
+from rich.console import Console
 
 import spaces
 from search import options, preflight, versions
 from search.cluster import cluster
+from search.progress import Terminal
+from search.run import say_corpus
 from search.session import write_study
 from search.study import StudySpec
 from spaces.domains import Float
@@ -178,6 +184,32 @@ def test_a_study_record_holds_what_a_reader_needs(settle: Settle) -> None:
     assert record["versions"]["optuna"].startswith("5.")
     assert record["metric"] == {"name": "tune_balanced_accuracy", "mode": "max"}
     assert (directory / "quarantine.csv").read_text().startswith("split,name,path,reason")
+
+
+def test_bad_recordings_are_listed_in_the_study_and_counted_on_screen(
+    settle: Settle, tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus_folder = tmp_path / "spoiled"
+    shutil.copytree(tiny_corpus, corpus_folder)
+    cut, stereo, *_ = sorted((corpus_folder / "nsynth-train" / "audio").iterdir())
+    cut.write_bytes(cut.read_bytes()[:1000])
+    samples, rate = soundfile.read(stereo, dtype="int16")
+    soundfile.write(stereo, np.stack([samples, samples], axis=1), rate, subtype="PCM_16")
+
+    _, directory, corpus = settled = settle("--space", "lstm", "--name", "spoiled", data=f"nsynth:{corpus_folder}")
+    write_study(directory, settled[0], corpus)
+    listed = pd.read_csv(directory / "quarantine.csv")
+    assert list(listed["name"]) == [cut.stem]
+    assert "truncated" in listed["reason"][0] or "promises" in listed["reason"][0], listed["reason"][0]
+    assert list(pd.read_csv(directory / "repairs.csv")["name"]) == [stereo.stem]
+    assert sum(row["notes"] for row in corpus.split.summary.values()) == 59
+
+    screen = Terminal(sys.stdout, Console(file=sys.stdout, soft_wrap=True))
+    say_corpus(corpus, screen)
+    shown = capsys.readouterr().out
+    assert "Recordings: 1 left out, 1 repaired; quarantine.csv" in shown
+    with pytest.raises(UserError, match=cut.stem):
+        settle("--space", "lstm", "--strict", data=f"nsynth:{corpus_folder}")
 
 
 def test_splits_depend_on_the_seed_and_the_corpus_alone(settle: Settle) -> None:
