@@ -5,7 +5,6 @@ import logging
 import os
 import shutil
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +48,6 @@ def cluster(address: str | None) -> Iterator[None]:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "86400")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address is not None:
         _check_reachable(address)
     try:
@@ -159,7 +157,9 @@ def _fit(
 ) -> None:
     """One run of Tune over at most `trials` trials."""
     link = _Link(engine, resources.memory_bytes)
-    scratch = tempfile.mkdtemp(prefix="etude-tune-")
+    # Tune insists on a place for its own records, which nobody reads; what a killed run left there goes first.
+    scratch = engine.journal.directory.absolute() / ".tune"
+    shutil.rmtree(scratch, ignore_errors=True)
     tuner = tune.Tuner(
         tune.with_resources(TrialWorker, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
         tune_config=tune.TuneConfig(
@@ -172,7 +172,7 @@ def _fit(
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=scratch,
+            storage_path=str(scratch),
             verbose=0,
             stop=_Stopping(lambda: halted() or link.abort is not None),
             failure_config=tune.FailureConfig(max_failures=WORKER_RETRIES),
@@ -235,8 +235,8 @@ class _Link:
         try:
             if "abort" in result:
                 raise UserError(
-                    f"A trial must be able to save its progress, but trial {number} could not: {result['abort']}. "
-                    f"Put that right and go on with --resume."
+                    f"A trial must be able to read its data and save its progress, but trial {number} could not: "
+                    f"{result['abort'].rstrip('.')}. Put that right and go on with --resume."
                 )
             if "lost" in result:
                 self.engine.fail(number, result["lost"])

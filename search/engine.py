@@ -64,6 +64,7 @@ class Engine:
         self._asha = Asha(spec.rungs, spec.reduction_factor)
         self._baselines: tuple[Baseline, ...] = spec.baselines
         self._replay(journal.rows)
+        self._clean()
         # Trials that an earlier session left unfinished are served first, in their order.
         self._waiting = [trial.number for trial in self.trials if trial.state is State.RUNNING]
 
@@ -145,6 +146,10 @@ class Engine:
     def _end(self, trial: Trial, state: State, reason: str | None) -> None:
         self.journal.ended(trial.number, state, reason)
         self._settle(trial, state, reason)
+        self._clean()
+
+    def _clean(self) -> None:
+        """Keeps only checkpoints of live trials, and the weights of the best ones and of the baselines."""
         best = [trial.number for trial in self.best()[:KEPT_TRIALS]]
         baselines = [trial.number for trial in self.trials if trial.baseline]
         self.journal.keep_weights([*best, *baselines], [trial.number for trial in self.running])

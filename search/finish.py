@@ -9,6 +9,7 @@ from search.engine import Engine, Trial
 from trainables.files import WEIGHTS, read_json, replace_file, write_json
 
 BASELINES = "baselines"
+FILES = ("model.safetensors", "config.json", "predictions.parquet", "metrics.json")
 
 
 def finish(engine: Engine, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
@@ -38,13 +39,18 @@ def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
     from trainables.models import count_trainable
 
     metrics = folder / "metrics.json"
-    if metrics.exists():
-        stored: dict[str, Any] = read_json(metrics)
-        if stored["trial"] == trial.number:
-            return stored
-        metrics.unlink()
+    if stored := _stored(metrics, trial.number):
+        return stored
+    metrics.unlink(missing_ok=True)
     config = engine.spec.config(trial.params, trial.baseline, trial.seed)
-    weights = engine.journal.folder(trial.number) / WEIGHTS
+    checkpoint_folder = engine.journal.folder(trial.number)
+    weights = checkpoint_folder / WEIGHTS
+    if not weights.exists():
+        # Lost with the machine that had them, or deleted: training again gives the same ones.
+        shutil.rmtree(checkpoint_folder, ignore_errors=True)
+        inputs = data.trial_data(config.data, config.features, data.choose_device())
+        for _ in loop.train(config, inputs, checkpoint_folder):
+            pass
     predictions = predict(config, weights, ("tune", "valid", "test"))
     replace_file(folder / "model.safetensors", lambda path: shutil.copyfile(weights, path))
     dataset = data.load(config.data)
@@ -65,3 +71,14 @@ def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
     }
     write_json(metrics, record)
     return record
+
+
+def _stored(metrics: Path, number: int) -> dict[str, Any] | None:
+    """What was written for a trial before; None where it is of another trial or not whole."""
+    if not all((metrics.parent / name).exists() for name in FILES):
+        return None
+    try:
+        stored: dict[str, Any] = read_json(metrics)
+    except ValueError:
+        return None
+    return stored if stored.get("trial") == number else None

@@ -1,5 +1,7 @@
 """The command line: what may be asked for, and what it comes to."""
 
+import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -99,7 +101,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--grace-epochs", type=int, help=f"Epochs before a trial may be stopped [{GRACE_EPOCHS}].")
 @click.option("--reduction-factor", type=int, help=f"One in so many goes on at each rung [{REDUCTION_FACTOR}].")
 @click.option("--no-baselines", **_FLAG, help="Do not begin with the published recipes.")
-@click.option("--seed", type=click.IntRange(min=0), help="Decides splits, proposals and training [0].")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Decides splits, proposals and training [0].")
 @click.option("--budget", type=Duration(), help="Wall-clock time over all sessions, such as 45m or 2h.")
 @click.option("--concurrency", type=_COUNT, help="Trials at a time [as many as fit].")
 @click.option("--cpus-per-trial", type=_COUNT, help="Cores and threads of a trial [1].")
@@ -136,19 +138,21 @@ def storage(given: Options) -> Path:
 def directory(given: Options, space: Space, data: str) -> Path:
     """Where the study lies or will lie; raises UserError where the name is taken, unknown or unsafe."""
     root = storage(given)
-    if given.name is not None and not re.fullmatch(r"[\w][\w.+-]*", given.name):
+    if given.name is not None and not re.fullmatch(r"\w[\w.+-]{0,99}", given.name):
         raise UserError(
-            f"--name must consist of letters, digits and . _ + - and not begin with a dot, but is {given.name!r}."
+            f"--name must be up to 100 letters, digits and . _ + - and begin with one of the first two, "
+            f"but is {given.name[:120]!r}."
         )
     if given.name is None:
-        stem = re.sub(r"[^\w+-]+", "-", f"{given.baseline or space.name}-{Path(data.partition(':')[2] or data).name}")
+        stem = re.sub(r"[^\w+-]+", "-", f"{given.baseline or space.name}-{Path(data.partition(':')[2] or data).name}")[
+            :80
+        ]
         taken = (root / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 100_000))
         return next(path for path in taken if not path.exists())
     path = root / given.name
-    if not given.resume and (path / SPEC).exists():
-        raise UserError(
-            f"A study's name must be new, but {path} exists. Go on with it with --resume, or choose another --name."
-        )
+    if not given.resume and path.exists() and (not path.is_dir() or any(p.name != ".lock" for p in path.iterdir())):
+        how = "Go on with it with --resume, or choose" if (path / SPEC).exists() else "It holds no study; choose"
+        raise UserError(f"A study's name must be new, but {path} exists. {how} another --name.")
     return path
 
 
@@ -173,6 +177,8 @@ def open_corpus(
     given: Options, before: StudySpec | None, task: str, progress: Callable[[str, int, int], None]
 ) -> Corpus:
     """The corpus asked for, decoded if need be, and its splits; raises UserError."""
+    if given.data and "\udc80" <= max(given.data) <= "\udcff":
+        raise UserError(f"--data must be readable text, but {given.data!r} is not. Rename the folder.")
     spec = corpora.absolute(given.data or (before.data.corpus if before else "demo"))
     seed = _first(given.seed, before and before.seed, 0)
     keep = _first(given.keep_synth_lead, before and before.data.keep_synth_lead, False)
@@ -190,6 +196,8 @@ def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[S
     before = existing(given) if given.resume else None
     if given.space and given.baseline:
         raise UserError("--space searches a family and --baseline runs one recipe alone, but both came. Leave one out.")
+    if given.baseline and given.trials not in (None, 1):
+        raise UserError(f"--baseline runs one recipe once, but --trials is {given.trials}. Leave --trials out.")
     only = given.baseline or (before.only if before and not given.space else None)
     if only:
         space = space_of_baseline(only)
@@ -218,7 +226,7 @@ def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[S
         only=only,
     )
     assert spec.rungs, "raises where grace, length and factor do not fit together, before any data is read"
-    _check_gpus(given.gpus_per_trial)
+    _check_resources(given, spec.cpus_per_trial)
     path = directory(given, space, given.data or "demo")
     corpus = open_corpus(given, before, task, progress)
     spec = replace(spec, name=path.name, data=corpus.data)
@@ -227,8 +235,17 @@ def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[S
     return (check_unchanged(spec, before) if before else spec), path, corpus
 
 
-def _check_gpus(fraction: float | None) -> None:
-    if fraction is not None and (fraction < 0 or (fraction > 1 and fraction != int(fraction))):
+def _check_resources(given: Options, cpus_per_trial: int) -> None:
+    """What can be said without a cluster; the rest is checked against the nodes."""
+    cores = os.cpu_count() or 1
+    if given.address is None and cpus_per_trial > cores:
+        raise UserError(
+            f"A trial must fit one node, but --cpus-per-trial is {cpus_per_trial} and this machine has {cores} cores. "
+            f"Ask for at most that."
+        )
+    fraction = given.gpus_per_trial
+    whole = fraction is not None and math.isfinite(fraction) and fraction == int(fraction)
+    if fraction is not None and not (0 <= fraction < 1 or (whole and fraction >= 1)):
         raise UserError(
             f"--gpus-per-trial must be a fraction of one GPU or a whole number of them, but is {fraction:g}. "
             f"Use 0.25, 0.5, 1, 2 …"

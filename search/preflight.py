@@ -56,7 +56,7 @@ def plan(spec: StudySpec, corpus: Corpus, given: Options, directory: Path) -> di
         for name, (params, baseline) in points.items()
     }
     sampled = [row for name, row in measured.items() if name.startswith("random")]
-    slots = local_slots(spec.cpus_per_trial, given.concurrency)
+    slots = local_slots(spec.cpus_per_trial, given.gpus_per_trial, given.concurrency)
     full, early = expected_epochs(spec)
     trial_seconds = mean(row["epoch_seconds"] for row in sampled) if sampled else 0.0
     seconds = sum(measured[b.name]["epoch_seconds"] * spec.max_epochs for b in spec.baselines) + early * trial_seconds
@@ -176,8 +176,14 @@ def check_disk(folder: Path, needed_bytes: int) -> None:
         )
 
 
-def local_slots(cpus_per_trial: int, concurrency: int | None) -> int:
+def local_slots(cpus_per_trial: int, gpus_per_trial: float | None, concurrency: int | None) -> int:
     """Trials at a time on this machine alone, for an estimate without a cluster."""
-    gpus = torch.cuda.device_count()
-    slots = gpus or max(1, (psutil.cpu_count() or 1) // cpus_per_trial)
-    return min(concurrency or slots, slots)
+    gpus, cores = torch.cuda.device_count(), psutil.cpu_count() or 1
+    each = (1.0 if gpus else 0.0) if gpus_per_trial is None else gpus_per_trial
+    if each > gpus:
+        raise UserError(
+            f"A trial must fit one node, but --gpus-per-trial is {each:g} and this machine has {gpus} GPUs. "
+            f"Ask for at most that."
+        )
+    slots = min(cores // cpus_per_trial, int(gpus / each + 1e-6) if each else cores)
+    return min(concurrency or slots, max(slots, 1))

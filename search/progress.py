@@ -45,7 +45,7 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """One line, unstyled."""
-        self.console.print(Text(text))
+        self.console.print(Text(printable(text)))
 
 
 @contextlib.contextmanager
@@ -129,6 +129,7 @@ class Tally:
     epochs: int = 0
     started: int = 0
     best: Row | None = None
+    leading: Row | None = None
     baselines: dict[str, float] = field(default_factory=dict)
     recent: deque[float] = field(default_factory=deque)
 
@@ -142,7 +143,9 @@ class Tally:
             self.epochs += 1
             self.recent.append(row["time"])
             self.running[row["trial"]] = row
-            if row["failure"] is None and (self.best is None or row["score"] > self.best["score"]):
+            if row["failure"] is None and (self.leading is None or row["score"] > self.leading["score"]):
+                self.leading = row
+            if row["decision"] == "complete" and (self.best is None or row["score"] > self.best["score"]):
                 self.best = row
             if row["decision"] == "stop":
                 self.stopped_at[row["epoch"]] += 1
@@ -178,6 +181,7 @@ class View:
             self.tally.add(row)
         self.tally.recent.clear()
         self._note = ""
+        self._heard = True
         self._live = Live(
             get_renderable=self._render,
             console=terminal.console,
@@ -196,6 +200,10 @@ class View:
         with self._live:
             yield
 
+    def leave(self) -> None:
+        """Gives the terminal its cursor back, for a process that ends at once."""
+        self._terminal.console.show_cursor(True)
+
     def note(self, text: str) -> None:
         """A sentence that stays in view, or a line."""
         self._note = text
@@ -203,13 +211,16 @@ class View:
             self._terminal.say(text)
 
     def row(self, row: Row) -> None:
-        """Takes in one row and, where there is no terminal, says it."""
+        """Takes in one row and, where there is no terminal, says it; a reader that has gone stops nothing."""
         self.tally.add(row)
-        if not self._terminal.console.is_terminal and (line := self._line(row)):
-            self._terminal.say(line)
+        if not self._terminal.console.is_terminal and self._heard and (line := self._line(row)):
+            try:
+                self._terminal.say(line)
+            except (OSError, SystemExit):  # Rich makes an exit of a broken pipe
+                self._heard = False
 
     def _line(self, row: Row) -> str | None:
-        if row["event"] == "session":
+        if row["event"] not in ("started", "epoch", "ended"):
             return None
         clock = time.strftime("%H:%M:%S", time.localtime(row["time"]))
         name = self.tally.names[row["trial"]]
@@ -237,15 +248,18 @@ class View:
         ends += [f"{n} stopped at {epoch}" for epoch, n in sorted(tally.stopped_at.items())]
         ends += [f"{tally.ended['failed']} failed"] if tally.ended["failed"] else []
         grid.add_row("ended", " · ".join(ends))
-        if tally.best is not None:
-            where = f"{tally.names[tally.best['trial']]}, epoch {tally.best['best_epoch']}"
-            grid.add_row("best so far", f"{tally.best['score']:.4f} tune balanced accuracy · {where}")
-        for name, score in tally.baselines.items():
+        # Only trials at full length can be chosen; before there is one, the highest score is all there is to show.
+        if shown := tally.best or tally.leading:
+            where = f"{tally.names[shown['trial']]}, epoch {shown['best_epoch']}"
+            grid.add_row(
+                "best so far" if tally.best else "leading", f"{shown['score']:.4f} tune balanced accuracy · {where}"
+            )
+        for name, score in list(tally.baselines.items()):
             grid.add_row("", f"{score:.4f} {name}")
         rate, left = tally.epochs_per_second(now), tally.seconds_left(now)
         grid.add_row("speed", f"{rate:.2f} epochs/s" if rate else "measuring")
         grid.add_row("time left", f"about {duration(left)}" if left else "measuring")
-        for number, row in sorted(tally.running.items()):
+        for number, row in sorted(dict(tally.running).items()):
             so_far = f" · {row['score']:.4f}" if row["score"] is not None else ""
             grid.add_row("running", f"{tally.names[number]} · epoch {row['epoch']}/{spec.max_epochs}{so_far}")
         return Group(
@@ -253,6 +267,11 @@ class View:
             grid,
             self._note,
         )
+
+
+def printable(text: str) -> str:
+    """The text without control characters, which class names and paths may hold."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def trial_name(row: Row) -> str:

@@ -7,6 +7,7 @@ numbered through both files by `seq`, appended and brought to the disk before an
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -20,6 +21,8 @@ from trainables.files import WEIGHTS
 
 Row = dict[str, Any]
 
+_RESTORE = "Restore the study's directory from a copy, or begin a new study."
+
 SPEC, TRIALS, EPOCHS = "study.json", "trials.jsonl", "epochs.jsonl"
 
 
@@ -32,12 +35,24 @@ def read_rows(path: Path) -> list[Row]:
     if not path.exists():
         return []
     *lines, _ = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines]
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise UserError(
+            f"Every line of a journal must be JSON, but {path} has one that is not ({error}). {_RESTORE}"
+        ) from error
 
 
 def read_journal(directory: Path) -> list[Row]:
-    """All rows of a study in the order in which they were written; works while the study runs."""
-    return sorted((*read_rows(directory / TRIALS), *read_rows(directory / EPOCHS)), key=lambda row: row["seq"])
+    """All rows of a study in the order in which they were written; works while the study runs.
+
+    Raises UserError where rows are missing: going on without them would decide otherwise than before.
+    """
+    rows = sorted((*read_rows(directory / TRIALS), *read_rows(directory / EPOCHS)), key=lambda row: row["seq"])
+    gap = next((number for number, row in enumerate(rows) if row["seq"] != number), None)
+    if gap is not None:
+        raise UserError(f"A journal must be whole, but row {gap} of {directory} is missing or there twice. {_RESTORE}")
+    return rows
 
 
 class Journal:
@@ -48,15 +63,20 @@ class Journal:
 
     def __init__(self, directory: Path, listen: Callable[[Row], None] = lambda row: None) -> None:
         self.directory, self.listen = directory, listen
-        directory.mkdir(parents=True, exist_ok=True)
         self._lock = filelock.FileLock(directory / ".lock")
         try:
+            directory.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
             raise UserError(
                 f"One process at a time may run a study, but another is running {directory.name}. "
                 f"Wait for it, stop it, or choose another --name."
             ) from None
+        except OSError as error:
+            raise UserError(
+                f"A study needs a directory that can be written, but {directory} cannot be "
+                f"({error.strerror or error}). Name another place with --storage."
+            ) from error
         for name in (TRIALS, EPOCHS):
             _drop_torn_line(directory / name)
         self.rows = read_journal(directory)
@@ -77,6 +97,10 @@ class Journal:
     def epoch(self, trial: int, report: Row, rung: int | None, decision: str) -> None:
         """Notes an epoch and what was decided on it, in one line, so that neither stands without the other."""
         self._append(EPOCHS, {"event": "epoch", "trial": trial, **report, "rung": rung, "decision": decision})
+
+    def session_ended(self) -> None:
+        """Notes that a process no longer works on the study, so that its time counts in full."""
+        self._append(TRIALS, {"event": "session ended", "pid": os.getpid()})
 
     def close(self) -> None:
         """Lets another process have the study."""
@@ -112,7 +136,7 @@ class Journal:
         weights, whole = {self.folder(t).name for t in trials}, {self.folder(t).name for t in live}
         folder = self.directory / "checkpoints"
         for path in folder.iterdir() if folder.exists() else ():
-            if path.name in whole:
+            if path.name in whole or not re.fullmatch(r"\d{4,}", path.name):
                 continue
             if path.name not in weights or not (path / WEIGHTS).exists():
                 shutil.rmtree(path, ignore_errors=True)

@@ -5,7 +5,9 @@
 From top to bottom: read the command line, settle the study, describe or run it, say what came out.
 """
 
+import contextlib
 import json
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -14,7 +16,7 @@ import click
 
 from search import options, versions
 from search.options import Options
-from search.progress import Terminal, bar
+from search.progress import Terminal, bar, printable
 from trainables.errors import UserError
 
 FINISHED, USER_ERROR, FAILED, INTERRUPTED = 0, 1, 2, 130
@@ -22,7 +24,12 @@ FINISHED, USER_ERROR, FAILED, INTERRUPTED = 0, 1, 2, 130
 
 def main() -> None:
     """Runs the command line and exits with 0 finished, 1 user error, 2 failed, 130 interrupted."""
-    terminal = Terminal.open(progress_on_stderr="--json" in sys.argv)
+    # Ended by a termination as by Ctrl-C, wherever it comes.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        terminal = Terminal.open(progress_on_stderr="--json" in sys.argv)
+    except OSError:
+        sys.exit(FAILED)  # no standard output to speak to
     try:
         given = options.parse(sys.argv[1:])
         code = FINISHED if given is None else run(given, terminal)
@@ -34,8 +41,9 @@ def main() -> None:
         code = say_error("Interrupted.", INTERRUPTED)
     except Exception as error:
         code = say_error(f"Unexpected {type(error).__name__}: {error} (--debug shows where).", FAILED)
-    terminal.console.file.flush()
-    terminal.out.flush()
+    with contextlib.suppress(OSError):  # whoever read the output may have gone
+        terminal.console.file.flush()
+        terminal.out.flush()
     sys.exit(code)
 
 
@@ -71,6 +79,8 @@ def say_corpus(corpus: options.Corpus, terminal: Terminal) -> None:
         lists = {"left out": corpus.store.quarantine, "repaired": corpus.store.repairs}
         if found := [f"{len(rows)} {what}" for what, rows in lists.items() if len(rows)]:
             terminal.say(f"Recordings: {', '.join(found)}; quarantine.csv and repairs.csv of the study say why.")
+        for note in corpus.store.notes:
+            terminal.say(note)
     for notice in corpus.split.notices:
         terminal.say(notice)
 
@@ -87,6 +97,7 @@ def say_error(text: str, code: int = USER_ERROR) -> int:
     """An error in a sentence or two; the traceback only for those who ask."""
     if "--debug" in sys.argv:
         traceback.print_exc()
+    text = printable(text)
     print(f"Error: {text}" if code != INTERRUPTED else text, file=sys.stderr)
     return code
 

@@ -40,10 +40,10 @@ class Asha:
     def passes(self, epoch: int, score: float) -> bool:
         """Records a score (higher is better) at `epoch`; whether its trial may go on.
 
-        Between rungs it may. At a rung it may if its score is among the best 1/reduction_factor of those that
-        arrived there so far, itself included; of equals the earlier ranks higher, or all the trials that name one
-        class for everything, and so score exactly at chance, would carry each other to full length. The last rung
-        stops nobody: it is the end.
+        Between rungs it may. At a rung it may if its score is among the best 1/reduction_factor (rounded up) of
+        those that arrived there so far, itself included. Of equals the earlier ranks higher, or all the trials that
+        name one class for everything, and so score exactly at chance, would carry each other to full length. The
+        last rung stops nobody: it is the end.
         """
         assert math.isfinite(score), "a non-finite objective never counts in a rung"
         if epoch not in self.rungs:

@@ -2,22 +2,27 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from search.engine import Engine
 from search.options import Corpus, Options
-from search.progress import Terminal, View, duration, quiet
-from search.records import SPEC, Journal, elapsed_seconds
-from search.study import StudySpec, record
-from search.summary import resume_command, summary
-from trainables.files import write_json
+from search.progress import Terminal, View, quiet
+from search.records import SPEC, Journal, Row, elapsed_seconds
+from search.study import StudySpec, commit, record, versions
+from search.summary import summary
+from trainables.errors import UserError
+from trainables.files import read_json, write_json
+
+# What a resumed session takes over from the one before, where the command line leaves it out.
+KEPT = ("budget", "concurrency", "gpus_per_trial", "address")
 
 
 @dataclass
@@ -44,9 +49,10 @@ class Halt:
         def stop(number: int, frame: FrameType | None) -> None:
             self.stops += 1
             if self.stops > 1:
+                view.leave()
                 os._exit(130)
             self.interrupted = True
-            view.note("Stopping. Every finished epoch is saved; once more stops at once.")
+            view.note("Stopping: the epochs in flight are finished and saved. Once more stops at once.")
 
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -62,33 +68,57 @@ class Halt:
 def run_session(given: Options, spec: StudySpec, directory: Path, corpus: Corpus, terminal: Terminal) -> dict[str, Any]:
     """Runs the study until it is done, interrupted or out of budget; the summary of how it stands.
 
-    Its `state` is "finished", "interrupted" or "failed"; raises UserError where it cannot go on.
+    Its `state` is "finished", "interrupted" or "failed"; raises UserError where it cannot go on. A study that
+    could not even begin leaves no directory behind.
     """
+    begun = (directory / SPEC).exists()
     journal = Journal(directory)
-    write_study(directory, spec, corpus)
-    spent = elapsed_seconds(journal.rows)
-    engine = Engine(spec, journal)
     try:
+        given = as_before(given, journal.rows)
+        write_study(directory, spec, corpus)
+        spent = elapsed_seconds(journal.rows)
+        engine = Engine(spec, journal)
         halt = Halt(time.time() + given.budget - spent if given.budget else None)
         view = View(terminal, spec, journal.rows)
         journal.listen = view.row
-        journal.session(command=resume_command(directory), trials=spec.trials, budget_seconds=given.budget)
-        if engine.to_start and not halt():
-            _search(given, spec, corpus, engine, halt, view, terminal)
-        if not halt.interrupted:
-            return _finish(engine, terminal)
-    except KeyboardInterrupt:
-        # While Ray starts, or while the winner is scored: all that was done is in the journal.
-        pass
+        journal.session(
+            trials=spec.trials, options={n: getattr(given, n) for n in KEPT}, commit=commit(), versions=versions()
+        )
+        try:
+            if engine.to_start and not halt():
+                _search(given, spec, corpus, engine, halt, view, terminal)
+            if not halt.interrupted:
+                return _finish(engine, halt, terminal)
+        except KeyboardInterrupt:
+            # While Ray starts, or while the winner is scored: all that was done is in the journal.
+            pass
+        finally:
+            journal.session_ended()
+        return summary(engine, "interrupted", finished=None, wall_seconds=elapsed_seconds(journal.rows))
+    except UserError:
+        if not begun and not any(row["event"] == "started" for row in journal.rows):
+            shutil.rmtree(directory)
+        raise
     finally:
         journal.close()
-    return summary(engine, "interrupted", finished=None, wall_seconds=elapsed_seconds(journal.rows))
+
+
+def as_before(given: Options, rows: list[Row]) -> Options:
+    """The options, with those that were left out as they were in the session before."""
+    before: dict[str, Any] = next((row["options"] for row in reversed(rows) if row["event"] == "session"), {})
+    return replace(given, **{n: value for n, value in before.items() if getattr(given, n) is None})
 
 
 def write_study(directory: Path, spec: StudySpec, corpus: Corpus) -> None:
-    """Writes `study.json` and the lists of what was wrong with the corpus, before the first trial."""
+    """Writes `study.json` and the lists of what was wrong with the corpus, before the first trial.
+
+    Resuming changes no more than what the specification says now; under which commit and versions a session ran
+    is in its row of the journal.
+    """
     assert corpus.store is not None
-    write_json(directory / SPEC, record(spec, corpus.store, corpus.split))
+    path = directory / SPEC
+    new = record(spec, corpus.store, corpus.split)
+    write_json(path, {**read_json(path), **spec.to_json()} if path.exists() else new)
     corpus.store.quarantine.to_csv(directory / "quarantine.csv", index=False)
     corpus.store.repairs.to_csv(directory / "repairs.csv", index=False)
 
@@ -108,16 +138,16 @@ def _search(
             # Only now: Ray sets a handler for termination of its own when it starts.
             with view.shown(), halt.on_signals(view):
                 run_trials(engine, resources, halt)
-    if halt.spent and not halt.interrupted and engine.running:
-        terminal.say(
-            f"The budget of {duration(given.budget or 0)} is spent; {len(engine.running)} trials are unfinished. "
-            f"--resume with a larger --budget goes on with them."
-        )
 
 
-def _finish(engine: Engine, terminal: Terminal) -> dict[str, Any]:
+def _finish(engine: Engine, halt: Halt, terminal: Terminal) -> dict[str, Any]:
     from search.finish import finish
 
+    left = len(engine.running) + engine.to_start
+    if halt.spent and left:
+        terminal.say(
+            f"The budget is spent with {left} trials to go; --resume with a larger --budget goes on with them."
+        )
     with terminal.console.status("Scoring the chosen trial and the baselines …"):
         finished = finish(engine)
     state = "finished" if finished["best"] else "failed"

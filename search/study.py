@@ -170,7 +170,7 @@ def versions() -> dict[str, str]:
 
 
 # What a resumed study may change: how long it goes on, and with what resources.
-_MAY_CHANGE = ("trials",)
+_MAY_CHANGE = ("name", "trials")
 
 
 def check_unchanged(asked: StudySpec, existing: StudySpec) -> StudySpec:
@@ -195,7 +195,8 @@ def check_unchanged(asked: StudySpec, existing: StudySpec) -> StudySpec:
             f"A study keeps to what it began with, but for {existing.name} {'; '.join(changed)}. "
             f"Resume without the change, or choose another --name."
         )
-    return replace(existing, trials=asked.trials)
+    # The same corpus may lie elsewhere by now, and the study's folder may have been renamed.
+    return replace(existing, name=asked.name, trials=asked.trials, data=asked.data)
 
 
 def _space_change(before: Space, now: Space) -> str:

@@ -60,7 +60,7 @@ def describe(found: dict[str, Any], classes: list[str]) -> RenderableType:
     best = found["best"]
     if best is None:
         parts.append(
-            Text("No trial reached full length, so none can be chosen. Give it more time or look at the failures.")
+            Text("No trial reached full length, so none can be chosen. Give it more time, or look at the failures.")
         )
         parts.append(_unbroken(f"  {found['resume']}", style="bold"))
         return Group(*parts)
@@ -85,11 +85,11 @@ def _trials(found: dict[str, Any]) -> str:
 
 def _table(best: dict[str, Any], baselines: dict[str, dict[str, Any]]) -> Table:
     """Balanced accuracy on every split and accuracy on test; fits 80 columns."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("balanced accuracy", no_wrap=True)
     for name in ("tune", "valid", "test", "interval", "accuracy", "weights"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name, row in ((f"chosen: {trial_name(best)}", best), *baselines.items()):
+    for name, row in ((trial_name(best), best), *((k, v) for k, v in baselines.items() if v["trial"] != best["trial"])):
         splits = row["splits"]
         low, high = splits["test"]["balanced_accuracy_interval"]
         table.add_row(
@@ -105,7 +105,8 @@ def _table(best: dict[str, Any], baselines: dict[str, dict[str, Any]]) -> Table:
 
 def _words(best: dict[str, Any], n_classes: int) -> list[Text]:
     params = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in best["params"].items())
-    words = [Text(f"Chosen by tune score (best at epoch {best['best_epoch']} of {best['epochs']}): {params}")]
+    when = f"epoch {best['best_epoch']} of {best['epochs']}"
+    words = [Text(f"Chosen by its tune score: {trial_name(best)}, as of {when}: {params}")]
     words.append(
         Text("Interval (95 %) and accuracy are of test, scored after the choice; the interval resamples instruments.")
     )

@@ -4,6 +4,7 @@ All it needs to go on with a trial lies in the trial's checkpoint folder, so a r
 and an undisturbed run are the same to it.
 """
 
+import contextlib
 import os
 import threading
 import time
@@ -19,6 +20,7 @@ from ray import tune
 
 from trainables import data, loop
 from trainables.config import TrialConfig
+from trainables.errors import UserError
 from trainables.files import read_json, write_json
 
 OBITUARY = "failure.json"
@@ -36,7 +38,8 @@ class TrialWorker(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begins the first trial of this process."""
-        self._watch = MemoryWatch(config["memory_bytes"] or memory_share_bytes())
+        self._memory_bytes = config["memory_bytes"] or memory_share_bytes()
+        self._watch = MemoryWatch(self._memory_bytes)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -56,6 +59,8 @@ class TrialWorker(tune.Trainable):
         except OSError as error:
             # Not the trial's fault: a full disk or a lost mount must not mark good settings as failures.
             return {"abort": f"{error.strerror or error} ({error.filename or self._folder})"}
+        except UserError as error:
+            return {"abort": str(error)}
         except (MemoryError, torch.OutOfMemoryError) as error:
             return _failed(f"out of memory: {_first_line(error)}")
         except Exception as error:
@@ -70,7 +75,7 @@ class TrialWorker(tune.Trainable):
 
     def _train(self, config: dict[str, Any]) -> Iterator[dict[str, Any]]:
         trial = TrialConfig.from_json(config["config"])
-        inputs = data.trial_data(trial.data, trial.features, data.choose_device())
+        inputs = data.trial_data(trial.data, trial.features, data.choose_device(), self._memory_bytes)
         for report in loop.train(trial, inputs, self._folder):
             if report.epoch > config["reported"]:
                 yield asdict(report)
@@ -90,7 +95,16 @@ def memory_share_bytes() -> int:
     node_id = ray.get_runtime_context().get_node_id()
     node = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == node_id)
     share = max((amount / node[name] for name, amount in resources.items() if name in ("CPU", "GPU")), default=1.0)
-    return int(_MEMORY_SHARE * min(1.0, share) * psutil.virtual_memory().total)
+    return int(_MEMORY_SHARE * min(1.0, share) * total_memory_bytes())
+
+
+def total_memory_bytes() -> int:
+    """The memory of this machine, or of the container that this process is confined to."""
+    limits = [psutil.virtual_memory().total]
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(Path(name).read_text()))
+    return min(limits)
 
 
 class MemoryWatch:

@@ -30,7 +30,6 @@ def shared_ray(cache: Path) -> Iterator[None]:
 
     os.environ["ETUDE_CACHE"] = str(cache)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray.init(
         address="local",
         num_cpus=2,

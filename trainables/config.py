@@ -63,8 +63,13 @@ class TrialConfig:
 
     @property
     def identity(self) -> str:
-        """A short digest of every resolved value: equal configurations, equal identities."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+        """A short digest of every resolved value: equal configurations, equal identities.
+
+        The corpus counts by its content, not by the place where it lies.
+        """
+        record = self.to_json()
+        del record["data"]["corpus"]
+        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able record from which `from_json` makes an equal configuration."""

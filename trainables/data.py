@@ -64,24 +64,35 @@ def load(data: DataConfig) -> Dataset:
     return Dataset(store, parts)
 
 
-@lru_cache(maxsize=1)
-def trial_data(data: DataConfig, how: Frames, device: torch.device) -> TrialData:
-    """Train and tune inputs of a trial; kept for the next trial that wants the same."""
+def trial_data(data: DataConfig, how: Frames, device: torch.device, memory_bytes: int | None = None) -> TrialData:
+    """Train and tune inputs of a trial, within `memory_bytes`; kept for the next trial that wants the same."""
+    wanted = (data, how, device, memory_bytes)
+    if wanted not in _kept:
+        _kept.clear()  # before the new ones are made, so that there is never room needed for both
+        _kept[wanted] = _trial_data(*wanted)
+    return _kept[wanted]
+
+
+_kept: dict[tuple[DataConfig, Frames, torch.device, int | None], TrialData] = {}
+
+
+def _trial_data(data: DataConfig, how: Frames, device: torch.device, memory_bytes: int | None) -> TrialData:
     dataset = load(data)
-    parts = {name: part(dataset, name, how, device) for name in ("train", "tune")}
+    parts = {name: part(dataset, name, how, device, memory_bytes) for name in ("train", "tune")}
     return TrialData(parts, how.shape(dataset.store.sample_rate_hz), len(dataset.split.classes), device)
 
 
-def part(dataset: Dataset, name: str, how: Frames, device: torch.device) -> Part:
+def part(dataset: Dataset, name: str, how: Frames, device: torch.device, memory_bytes: int | None = None) -> Part:
     """One split's inputs: computed once and kept on the device if they fit in a quarter of its free memory.
 
-    Otherwise they are computed anew for every batch from the memory-mapped store.
+    On a CPU a quarter of `memory_bytes`, what the trial may use in all, counts as well. Otherwise they are
+    computed anew for every batch from the memory-mapped store.
     """
     assert name in SPLITS
     store, rows = dataset.store, dataset.split.rows[name]
     labels = torch.from_numpy(dataset.split.labels[rows]).to(device)
     shape = how.shape(store.sample_rate_hz)
-    if 4 * len(rows) * shape[0] * shape[1] <= _free_memory(device) // 4:
+    if 4 * len(rows) * shape[0] * shape[1] <= _room(device, memory_bytes) // 4:
         inputs = torch.empty((len(rows), *shape))
         for start, chunk in _chunks(rows):
             inputs[start : start + len(chunk)] = torch.from_numpy(_inputs(store, chunk, how))
@@ -105,6 +116,11 @@ def _inputs(store: Store, rows: npt.NDArray[np.int64], how: Frames) -> npt.NDArr
 def _chunks(rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
     for start in range(0, len(rows), _CHUNK_CLIPS):
         yield start, rows[start : start + _CHUNK_CLIPS]
+
+
+def _room(device: torch.device, memory_bytes: int | None) -> int:
+    free = _free_memory(device)
+    return free if memory_bytes is None or device.type == "cuda" else min(free, memory_bytes)
 
 
 def _free_memory(device: torch.device) -> int:

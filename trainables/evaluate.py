@@ -37,7 +37,9 @@ def predict(config: TrialConfig, weights: Path, splits: Iterable[str]) -> pd.Dat
         part = data.part(dataset, name, config.features, device)
         with torch.inference_mode():
             batches = torch.arange(len(part.labels)).split(_BATCH)
-            chances = torch.cat([model(part.fetch(batch.to(device))).softmax(1).cpu() for batch in batches]).numpy()
+            chances = torch.cat(
+                [loop.forward(model, part.fetch(batch.to(device))).softmax(1).cpu() for batch in batches]
+            ).numpy()
         rows = dataset.split.rows[name]
         columns: dict[str, Any] = {
             "name": dataset.store.clips["name"].to_numpy()[rows],

@@ -76,6 +76,13 @@ def train(config: TrialConfig, data: TrialData, folder: Path | None = None) -> I
         yield report
 
 
+def forward(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Logits in single precision; on a GPU the network itself computes in bfloat16 where it can."""
+    with torch.autocast("cuda", torch.bfloat16, enabled=_half_precision(inputs.device)):
+        logits: Tensor = model(inputs)
+    return logits.float()
+
+
 class _Run:
     """Model, optimiser, learning-rate schedule and the reports so far."""
 
@@ -137,7 +144,7 @@ class _Run:
             for positions in order.split(self.config.training.batch_size if training else _EVALUATION_BATCH):
                 positions = positions.to(part.labels.device)
                 targets = part.labels[positions]
-                logits = self._forward(part.fetch(positions))
+                logits = forward(self.model, part.fetch(positions))
                 loss = self.loss(logits, targets)
                 if training:
                     self._step(loss)
@@ -147,12 +154,6 @@ class _Run:
         loss_sum, cross_entropy_sum = sums.tolist()
         found = scores(confusion.cpu().numpy().reshape(classes, classes).astype(np.int64))
         return {"loss": loss_sum / n, "cross_entropy": cross_entropy_sum / n, **asdict(found)}
-
-    def _forward(self, inputs: Tensor) -> Tensor:
-        """Logits in single precision; on a GPU the network itself computes in bfloat16 where it can."""
-        with torch.autocast("cuda", torch.bfloat16, enabled=_half_precision(self.data.device)):
-            logits: Tensor = self.model(inputs)
-        return logits.float()
 
     def _step(self, loss: Tensor) -> None:
         self.optimiser.zero_grad(set_to_none=True)

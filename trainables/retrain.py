@@ -36,7 +36,11 @@ def main() -> None:
     try:
         found = retrain(config_file, folder)
     except UserError as error:
-        sys.exit(str(error))
+        sys.exit(f"Error: {error}")
+    except (KeyError, TypeError, ValueError) as error:
+        sys.exit(
+            f"Error: A study's config.json must be whole, but {config_file} is not ({type(error).__name__}: {error})."
+        )
     before = config_file.with_name("metrics.json")
     stored = json.loads(before.read_text(encoding="utf-8"))["splits"] if before.exists() else {}
     for name, row in found.items():

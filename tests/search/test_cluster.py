@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def test_a_trial_that_cannot_be_saved_stops_the_study_and_not_the_trial(
     study = spec(faulty.space(("none",)), trials=2)
     (tmp_path / "checkpoints").write_text("in the way")
     journal = Journal(tmp_path)
-    with pytest.raises(UserError, match="must be able to save its progress"):
+    with pytest.raises(UserError, match="must be able to read its data and save its progress"):
         run_trials(Engine(study, journal), ONE, lambda: False)
     journal.close()
     engine = Engine(study, Journal(tmp_path))
@@ -119,6 +120,19 @@ def test_a_trial_that_cannot_be_saved_stops_the_study_and_not_the_trial(
     (tmp_path / "checkpoints").unlink()
     run_trials(engine, ONE, lambda: False)
     assert [trial.state is State.FAILED for trial in engine.trials] == [False, False]
+
+
+def test_a_corpus_that_is_gone_stops_the_study_and_not_its_trials(
+    tmp_path: Path, spec: Callable[..., StudySpec]
+) -> None:
+    study = spec(faulty.space(("none",)), trials=2)
+    lost = dataclasses.replace(study, data=dataclasses.replace(study.data, corpus=f"nsynth:{tmp_path / 'gone'}"))
+    journal = Journal(tmp_path / "study")
+    with pytest.raises(UserError, match=r"must be able to read its data .*gone"):
+        run_trials(Engine(lost, journal), ONE, lambda: False)
+    journal.close()
+    engine = run(study, tmp_path / "study")
+    assert {trial.state for trial in engine.trials} <= {State.COMPLETE, State.PRUNED}
 
 
 def test_the_end_leaves_everything_needed_to_use_and_believe_the_winner(
@@ -142,6 +156,14 @@ def test_the_end_leaves_everything_needed_to_use_and_believe_the_winner(
     first = (best / "metrics.json").read_bytes()
     assert finish(engine) == found
     assert (best / "metrics.json").read_bytes() == first, "test is scored once"
+
+    for name in ("metrics.json", "model.safetensors"):
+        shutil.copy(best / "model.safetensors", tmp_path / "kept")
+        (best / name).write_text("") if name == "metrics.json" else (best / name).unlink()
+        shutil.rmtree(tmp_path / "checkpoints")
+        assert finish(engine) == found, f"without {name} and without checkpoints it is made again"
+        assert (best / "metrics.json").read_bytes() == first
+        assert (best / "model.safetensors").read_bytes() == (tmp_path / "kept").read_bytes()
 
     again = retrain.retrain(best / "config.json", tmp_path / "again")
     assert again == json.loads(first)["splits"], "the winner trained from its config.json alone gives the same scores"

@@ -1,5 +1,6 @@
 """User mistakes: the rule, what came, what to do, before anything expensive."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -22,7 +23,7 @@ from search import options, preflight, versions
 from search.cluster import cluster
 from search.progress import Terminal
 from search.run import say_corpus
-from search.session import write_study
+from search.session import KEPT, as_before, run_session, write_study
 from search.study import StudySpec
 from spaces.domains import Float
 from tests.conftest import ROOT
@@ -61,8 +62,13 @@ def settle(tmp_path: Path, tiny_corpus: Path, cache: Path, monkeypatch: pytest.M
         (("--space", "lstm", "--reduction-factor", "1"), "--reduction-factor must be at least 2"),
         (("--space", "lstm", "--gpus-per-trial", "1.5"), "fraction of one GPU or a whole number of them, but is 1.5"),
         (("--space", "lstm", "--gpus-per-trial", "-1"), "but is -1"),
-        (("--space", "lstm", "--name", "../escape"), "--name must consist of"),
-        (("--space", "lstm", "--name", "a/b"), "--name must consist of"),
+        (("--space", "lstm", "--gpus-per-trial", "nan"), "but is nan"),
+        (("--space", "lstm", "--gpus-per-trial", "inf"), "but is inf"),
+        (("--space", "lstm", "--cpus-per-trial", "9999"), "--cpus-per-trial is 9999 and this machine has"),
+        (("--space", "lstm", "--name", "n" * 300), "up to 100 letters"),
+        (("--baseline", "lstm-2018", "--trials", "4"), "Leave --trials out"),
+        (("--space", "lstm", "--name", "../escape"), "--name must be up to 100 letters"),
+        (("--space", "lstm", "--name", "a/b"), "--name must be up to 100 letters"),
         (("--space", "lstm", "--resume"), "--resume needs the --name"),
         (("--space", "lstm", "--resume", "--name", "none-such"), "there is no 'none-such'"),
     ],
@@ -89,7 +95,8 @@ def test_a_path_that_is_missing_or_holds_something_else_is_named(settle: Settle,
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--trials", "0"), ("--trials", "many"), ("--budget", "soon"), ("--frobnicate",)]
+    "arguments",
+    [("--trials", "0"), ("--trials", "many"), ("--budget", "soon"), ("--frobnicate",), ("--seed", "4294967296")],
 )
 def test_what_no_option_can_be_is_refused(arguments: tuple[str, ...]) -> None:
     with pytest.raises(click.ClickException):
@@ -114,6 +121,10 @@ def test_defaults_and_names(settle: Settle, tmp_path: Path) -> None:
     assert corpus.split.summary["train"] == {"notes": 27, "groups": 9}
     directory.mkdir(parents=True)
     assert settle("--space", "lstm")[1].name == "lstm-corpus-2"
+    assert settle("--space", "lstm", "--name", directory.name)[1] == directory, "an empty folder is as good as none"
+    (directory / "thesis.txt").write_text("do not touch")
+    with pytest.raises(UserError, match="It holds no study; choose another --name"):
+        settle("--space", "lstm", "--name", directory.name)
     assert settle("--space", "lstm", "--max-epochs", "2")[0].rungs == (2,)
 
 
@@ -152,7 +163,13 @@ def test_an_existing_name_needs_resume_and_resume_says_what_changed(
 
     other = tmp_path / "other"
     shutil.copytree(tiny_corpus, other)
-    assert settle(*again, data=f"nsynth:{other}")[0] == spec, "a copy of the corpus is the same corpus"
+    moved = settle(*again, data=f"nsynth:{other}")[0]
+    assert moved == dataclasses.replace(spec, data=dataclasses.replace(spec.data, corpus=f"nsynth:{other}"))
+    params = spec.space.default
+    identities = {study.config(params, None, 0).identity for study in (spec, moved)}
+    assert len(identities) == 1, "checkpoints hold for a copy of the corpus"
+    shutil.copytree(directory, directory.with_name("renamed"))
+    assert settle("--resume", "--name", "renamed", data=None)[0] == dataclasses.replace(spec, name="renamed")
     victim = next((other / "nsynth-valid" / "audio").iterdir())
     victim.write_bytes(next(path for path in victim.parent.iterdir() if path != victim).read_bytes())
     with pytest.raises(UserError, match=r"digest was '[0-9a-f]+' and is '[0-9a-f]+'"):
@@ -170,6 +187,40 @@ def test_a_study_record_that_cannot_be_read_is_named(settle: Settle, tmp_path: P
     (folder / "study.json").write_text('{"name": "bro')
     with pytest.raises(UserError, match=r"study.json must be readable, but .*broken"):
         settle("--resume", "--name", "broken")
+
+
+def test_a_study_that_cannot_begin_leaves_nothing_behind(settle: Settle, tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    given = ("--space", "lstm", "--name", "mine", "--address", address)
+    spec, directory, corpus = settle(*given)
+    screen = Terminal(sys.stdout, Console(file=sys.stdout, soft_wrap=True))
+    for _ in range(2):
+        with pytest.raises(UserError, match="nothing answers at"):
+            run_session(parsed(*given), spec, directory, corpus, screen)
+        assert not directory.exists()
+
+    write_study(directory, spec, corpus)
+    with pytest.raises(UserError, match="nothing answers at"):
+        run_session(parsed(*given), spec, directory, corpus, screen)
+    assert (directory / "study.json").exists(), "what was there before stays"
+
+
+def test_resuming_takes_over_what_is_left_out(settle: Settle) -> None:
+    rows = [{"event": "session", "options": dict.fromkeys(KEPT) | {"budget": 7200.0, "concurrency": 2}}, {"event": "x"}]
+    found = as_before(parsed("--resume", "--name", "mine", "--concurrency", "1"), rows)
+    assert (found.budget, found.concurrency, found.address) == (7200.0, 1, None)
+
+
+def test_a_study_record_keeps_what_it_began_with(settle: Settle) -> None:
+    spec, directory, corpus = settle("--space", "lstm", "--name", "mine")
+    write_study(directory, spec, corpus)
+    first = json.loads((directory / "study.json").read_text())
+    (directory / "study.json").write_text(json.dumps({**first, "commit": "abc", "created": "then"}))
+    write_study(directory, dataclasses.replace(spec, trials=99), corpus)
+    again = json.loads((directory / "study.json").read_text())
+    assert again == {**first, "commit": "abc", "created": "then", "trials": 99}
 
 
 def test_a_study_record_holds_what_a_reader_needs(settle: Settle) -> None:

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from search.engine import Engine
-from search.progress import Terminal, View, duration, quiet
+from search.progress import Terminal, View, duration, printable, quiet
 from search.records import Journal
 from search.study import StudySpec
-from search.summary import describe, resume_command, summary
+from search.summary import _table, describe, resume_command, summary
 from tests.search.test_engine import curve, drive
 
 
@@ -125,7 +125,7 @@ def test_the_end_names_the_winner_the_baselines_and_the_place(tmp_path: Path) ->
     text = out.getvalue()
     assert "6 trials, 100 epochs: 2 trained in full (27 epochs), 3 stopped early (2 at 3, 1 at 9) in 62 min" in text
     assert "1 failed; trial 4: loss became nan in epoch 2" in text
-    assert "chosen: trial 3" in text
+    assert "Chosen by its tune score: trial 3, as of epoch 5 of 9" in text
     assert "blstm-2022-source" in text
     assert "1,090,058" in text
     assert "…" not in text.replace("0.40 … 0.70", ""), "no column is cut off at 80 columns"
@@ -142,6 +142,26 @@ def test_the_end_names_the_winner_the_baselines_and_the_place(tmp_path: Path) ->
     chance = {**model, "splits": {name: {**scores, "balanced_accuracy": 0.11} for name in ("tune", "valid", "test")}}
     screen.console.print(describe({**found, "best": chance}, [str(n) for n in range(10)]))
     assert "hardly better than chance (0.100)" in out.getvalue()
+
+
+@pytest.mark.parametrize("name", ["trial 12 (default)", "blstm-2022-source"])
+def test_the_table_is_whole_at_80_columns_whatever_wins(name: str) -> None:
+    splits = {
+        split: {"balanced_accuracy": 0.5, "accuracy": 0.6, "balanced_accuracy_interval": [0.4, 0.7]}
+        for split in ("tune", "valid", "test")
+    }
+    origin = "default" if name.startswith("trial") else "published"
+    best = {"trial": 12, "origin": origin, "baseline": None if origin == "default" else name}
+    best |= {"splits": splits, "trainable_parameters": 12_345_678}
+    out = io.StringIO()
+    Console(file=out, width=80, color_system=None).print(_table(best, {"blstm-2022-source": {**best, "trial": 1}}))
+    lines = out.getvalue().splitlines()
+    assert any(name in line and "0.40 … 0.70" in line and "12,345,678" in line for line in lines)
+    assert all(line.count("…") <= 1 for line in lines)
+
+
+def test_control_characters_are_shown_and_not_sent() -> None:
+    assert printable("a\x1b[31mb\nc ü") == "a\\x1b[31mb\\nc ü"
 
 
 def test_the_resume_command_can_be_pasted(tmp_path: Path, make_spec: Callable[..., StudySpec]) -> None:

@@ -38,6 +38,8 @@ def test_rows_come_back_in_the_order_of_writing(tmp_path: Path) -> None:
 def test_a_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path: Path, name: str) -> None:
     fill(tmp_path)
     path = tmp_path / name
+    if name == EPOCHS:  # only the very last line can be torn, and here that is to be an epoch's
+        (tmp_path / TRIALS).write_bytes(b"".join((tmp_path / TRIALS).read_bytes().splitlines(True)[:-1]))
     content = path.read_bytes()
     whole = read_rows(path)
     last = content.rstrip(b"\n").rfind(b"\n") + 1
@@ -130,3 +132,32 @@ def test_lines_are_plain_json(tmp_path: Path) -> None:
     fill(tmp_path)
     lines = (tmp_path / EPOCHS).read_text().splitlines()
     assert json.loads(lines[0])["decision"] == "continue"
+
+
+def test_a_journal_with_rows_missing_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path)
+    (tmp_path / TRIALS).write_text("")
+    with pytest.raises(UserError, match=r"row 0 of .* is missing"):
+        Journal(tmp_path)
+
+
+def test_a_damaged_line_is_named_with_its_file(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with (tmp_path / EPOCHS).open("ab") as file:
+        file.write(b"\0\0\0\n")
+    with pytest.raises(UserError, match=rf"{EPOCHS} has one that is not"):
+        read_journal(tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Name another place with --storage"):
+        Journal(tmp_path / "file" / "study")
+
+
+def test_what_is_no_trial_s_is_left_alone(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    (tmp_path / "checkpoints" / "mywork").mkdir(parents=True)
+    journal.keep_weights([], [])
+    assert (tmp_path / "checkpoints" / "mywork").exists()
+    journal.close()

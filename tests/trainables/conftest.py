@@ -88,4 +88,4 @@ def corpus_config(tiny_corpus: Path, cache: Path, monkeypatch: pytest.MonkeyPatc
     digest = corpora.open_corpus(spec).digest
     yield DataConfig(spec, digest, "family", keep_synth_lead=False, split_seed=0)
     data.load.cache_clear()
-    data.trial_data.cache_clear()
+    data._kept.clear()

@@ -131,6 +131,7 @@ def test_the_identity_changes_with_every_field() -> None:
     changed = dict(with_one_change(config))
     assert len(changed) == 30
     assert {"data.digest", "features.pool", "model.widths", "training.max_epochs", "threads"} <= set(changed)
+    assert changed.pop("data.corpus").identity == config.identity, "the corpus counts by content, not by place"
     identities = {name: variant.identity for name, variant in changed.items()}
     assert len({config.identity, *identities.values()}) == 1 + len(changed)
 

@@ -30,7 +30,7 @@ def best(corpus_config: DataConfig, tiny_config: Callable[..., TrialConfig], tmp
     found = summarise(predict(config, folder / WEIGHTS, SPLITS))
     (folder / "metrics.json").write_text(json.dumps({"splits": found}, allow_nan=False))
     data.load.cache_clear()
-    data.trial_data.cache_clear()
+    data._kept.clear()
     return folder
 
 

@@ -1,5 +1,6 @@
 """The members of a `.tar.gz`, streamed: nothing is extracted to disk and no link is followed."""
 
+import contextlib
 import io
 import tarfile
 import zlib
@@ -67,19 +68,25 @@ def members(archive: Path) -> Iterator[Member]:
 
     Raises UserError if the archive is damaged or cut short.
     """
+    with readable(archive), archive.open("rb") as file:
+        stream = Gunzip(file)
+        with tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK) as tar:  # type: ignore[call-overload]
+            while (entry := tar.next()) is not None:
+                tar.members.clear()  # tarfile keeps every entry for ever
+                if not entry.isdir():
+                    content = tar.extractfile(entry) if entry.isreg() else None
+                    path = PurePosixPath(_printable(entry.name))
+                    refusal = _refusal(entry)
+                    yield Member(path, entry.size, refusal, stream.reached, content or io.BytesIO())
+        while stream.read(CHUNK):  # the checksum stands at the very end
+            pass
+
+
+@contextlib.contextmanager
+def readable(archive: Path) -> Iterator[None]:
+    """Turns what a damaged archive raises, also while a member's content is read, into UserError."""
     try:
-        with archive.open("rb") as file:
-            stream = Gunzip(file)
-            with tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK) as tar:  # type: ignore[call-overload]
-                while (entry := tar.next()) is not None:
-                    tar.members.clear()  # tarfile keeps every entry for ever
-                    if not entry.isdir():
-                        content = tar.extractfile(entry) if entry.isreg() else None
-                        path = PurePosixPath(_printable(entry.name))
-                        refusal = _refusal(entry)
-                        yield Member(path, entry.size, refusal, stream.reached, content or io.BytesIO())
-            while stream.read(CHUNK):  # the checksum stands at the very end
-                pass
+        yield
     except (EOFError, zlib.error, tarfile.TarError) as error:
         raise UserError(
             f"{archive} is damaged ({error}). Fetch it again and compare its size with the original's."

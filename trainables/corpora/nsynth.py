@@ -336,16 +336,17 @@ def _linked_folder() -> bytes:
 
 
 def _archive_items(part: Path, split: str, before: int, spool: Path) -> Iterator[Item]:
-    for member in archive.members(part):
-        path = member.path.as_posix()
-        audio = len(member.path.parts) == 3 and path.startswith(f"nsynth-{split}/audio/") and path.endswith(".wav")
-        if member.refusal or audio:
-            name = member.path.stem if audio else ""
-            load, held = _archived(member)
-            yield Item(split, name, path, load, held, before + member.reached)
-        elif path == f"nsynth-{split}/examples.json":
-            with spooled(spool, split).open("wb") as copy:
-                shutil.copyfileobj(member.file, copy)
+    with archive.readable(part):
+        for member in archive.members(part):
+            path = member.path.as_posix()
+            audio = len(member.path.parts) == 3 and path.startswith(f"nsynth-{split}/audio/") and path.endswith(".wav")
+            if member.refusal or audio:
+                name = member.path.stem if audio else ""
+                load, held = _archived(member)
+                yield Item(split, name, path, load, held, before + member.reached)
+            elif path == f"nsynth-{split}/examples.json":
+                with spooled(spool, split).open("wb") as copy:
+                    shutil.copyfileobj(member.file, copy)
 
 
 def _archived(member: archive.Member) -> tuple[Callable[[], bytes], int]:

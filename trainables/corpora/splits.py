@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -91,10 +92,31 @@ def split(clips: pd.DataFrame, *, task: str, keep_synth_lead: bool, seed: int) -
             f"Every split needs at least one note, but {', '.join(empty)} has none. "
             f"The tune split takes whole instruments of classes that have two or more in training."
         )
-    notices = tuple(
-        f"{name} has too few training instruments for the tune split to hold one of them." for name in sorted(alone)
-    )
-    return Split(classes, rows, labels, groups, notices)
+    notices = [
+        f"{name!r} has too few training instruments for the tune split to hold one of them." for name in sorted(alone)
+    ]
+    notices += _leaks(rows, groups, clips["digest"].to_numpy(dtype=object) if "digest" in clips else None)
+    return Split(classes, rows, labels, groups, tuple(notices))
+
+
+def _leaks(
+    rows: dict[str, Rows], groups: npt.NDArray[np.object_], digests: npt.NDArray[np.object_] | None
+) -> Iterator[str]:
+    """Sentences about instruments or identical recordings that stand on both sides of a split.
+
+    Valid and test share instruments by design; neither may share any with training.
+    """
+    fitted = np.concatenate([rows["train"], rows["tune"]])
+    for name in ("valid", "test"):
+        if shared := sorted(set(groups[rows[name]]) & set(groups[fitted])):
+            yield (
+                f"Warning: {len(shared)} instruments of {name} also occur in training (such as {shared[0]!r}), "
+                f"so scores on {name} flatter."
+            )
+    if digests is not None:
+        for name, known in (("tune", rows["train"]), ("valid", fitted), ("test", fitted)):
+            if twins := int(np.isin(digests[rows[name]], digests[known]).sum()):
+                yield f"Warning: {twins} recordings of {name} are identical to training recordings."
 
 
 def _held_out(groups: npt.NDArray[np.object_], names: npt.NDArray[np.object_], seed: int) -> tuple[set[str], set[str]]:

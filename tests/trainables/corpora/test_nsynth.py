@@ -274,6 +274,18 @@ def test_damaged_archives_are_errors(corpus: Any, tmp_path: Path) -> None:
             list(members(path))
 
 
+def test_an_archive_cut_inside_a_recording_is_an_error_too(corpus: Any, tmp_path: Path) -> None:
+    """While the importer, not the archive's own reader, has the recording in hand."""
+    archives = corpus.archived(tmp_path / "archives")
+    path = archives / "nsynth-train.jsonwav.tar.gz"
+    content = path.read_bytes()
+    for share in (0.3, 0.5, 0.7, 0.9):
+        path.write_bytes(content[: int(len(content) * share)])
+        with pytest.raises(UserError, match=r"nsynth-train\.jsonwav\.tar\.gz is damaged"):
+            for item in nsynth.audio_items(locate(archives), tmp_path):
+                item.load()
+
+
 def test_the_size_of_an_archives_content_is_known_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.tar.gz"
     with tarfile.open(path, "w:gz") as archive:

@@ -82,7 +82,7 @@ def test_a_class_with_one_instrument_stays_in_train_and_is_named() -> None:
     found = split_of(corpus(bass=5, flute=1, organ=1))
     assert {"flute_acoustic_000", "organ_acoustic_000"} <= names_in(found, "train")
     assert len(found.notices) == 2
-    assert found.notices[0].startswith("flute has too few training instruments")
+    assert found.notices[0].startswith("'flute' has too few training instruments")
     assert found.notices[1].startswith("organ ")
     assert split_of(corpus(bass=5, flute=2)).notices == ()
 
@@ -244,3 +244,28 @@ def test_an_empty_split_is_refused() -> None:
 def test_an_unknown_task_is_refused() -> None:
     with pytest.raises(UserError, match=r"--task must be one of family, source, but is 'pitch'"):
         split_of(corpus(bass=3, flute=3), task="pitch")
+
+
+# --- leaks -------------------------------------------------------------------------------------
+
+
+def test_instruments_and_recordings_on_both_sides_are_named() -> None:
+    clean = table(
+        notes("train", "bass", range(3)), notes("train", "flute", range(3)), *map(held_out, ("bass", "flute"))
+    )
+    assert split_of(clean).notices == ()
+    shared = table(
+        notes("train", "bass", range(3)),
+        notes("train", "flute", range(3)),
+        notes("test", "bass", [0]),
+        *map(held_out, ("bass", "flute")),
+    )
+    assert any(
+        "1 instruments of test also occur in training (such as 'bass_acoustic_000')" in n
+        for n in split_of(shared).notices
+    )
+    same = clean.assign(digest="one")
+    found = split_of(same).notices
+    assert len(found) == 3
+    assert all("identical to training recordings" in notice for notice in found)
+    assert split_of(clean.assign(digest=[str(n) for n in range(len(clean))])).notices == ()
