@@ -18,6 +18,7 @@ lint: .venv
 .venv: .venv/installed
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Étude needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Name another with make PYTHON=python3.12.")'
+	@echo "Building the environment in .venv: PyTorch, Ray and what they need, 6 GB, a few minutes …"
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar off --no-deps --require-hashes -r requirements.lock
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

@@ -48,6 +48,8 @@ def cluster(address: str | None) -> Iterator[None]:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "86400")
+    # Tune warns at every end that it finds no result files, which it was told not to write.
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
     if address is not None:
         _check_reachable(address)
     try:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from search.engine import Engine, Trial
 from trainables.files import WEIGHTS, read_json, replace_file, write_json
 
@@ -26,9 +28,22 @@ def finish(engine: Engine, say: Callable[[str], None] = lambda text: None) -> di
             entries[trial.baseline] = _score(engine, trial, best / BASELINES / trial.baseline)
     winner = next(iter(engine.best()), None)
     if winner is None:
-        return {"best": None, "baselines": entries}
+        return {"best": None, "baselines": entries, "against_baselines": {}}
     say(f"scoring trial {winner.number}")
-    return {"best": _score(engine, winner, best), "baselines": entries}
+    chosen = _score(engine, winner, best)
+    return {"best": chosen, "baselines": entries, "against_baselines": _compare(best, entries, chosen["trial"])}
+
+
+def _compare(best: Path, baselines: dict[str, dict[str, Any]], chosen: int) -> dict[str, dict[str, Any]]:
+    """How much better the chosen model does on test than each baseline, from the stored predictions."""
+    from trainables.evaluate import difference
+
+    predictions = pd.read_parquet(best / "predictions.parquet")
+    return {
+        name: difference(predictions, pd.read_parquet(best / BASELINES / name / "predictions.parquet"), "test")
+        for name, row in baselines.items()
+        if row["trial"] != chosen
+    }
 
 
 def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
@@ -58,7 +73,7 @@ def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
     model = loop.build(config, config.features.shape(rate), len(classes))
     write_json(folder / "config.json", {"config": config.to_json(), "classes": list(classes), "sample_rate_hz": rate})
     replace_file(folder / "predictions.parquet", lambda path: predictions.to_parquet(path, index=False))
-    record = {
+    record: dict[str, Any] = {
         "trial": trial.number,
         "baseline": trial.baseline,
         "origin": trial.origin,
@@ -69,6 +84,9 @@ def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
         "params": trial.params,
         "splits": summarise(predictions),
     }
+    if published := next((b for b in engine.spec.space.baselines if b.name == trial.baseline), None):
+        # Of the published corpus, all of NSynth: not to be compared with scores on another.
+        record["published"] = {"accuracy": published.published_accuracy, "epochs": published.epochs}
     write_json(metrics, record)
     return record
 

@@ -95,7 +95,7 @@ def describe_plan(found: dict[str, Any]) -> RenderableType:
     for row in found["parameters"]:
         space.add_row(row["name"], row["range"], row["when"])
     sizes = Table(title="Sizes and one timed step each", **_LEFT)
-    for name in ("", "trainable parameters", "steps", "seconds an epoch", "published accuracy"):
+    for name in ("", "trainable parameters", "steps", "seconds an epoch", "accuracy published for all of NSynth"):
         sizes.add_column(name, justify="right" if name else "left")
     for name, row in (*((b["name"], b) for b in found["baselines"]), *found["corners"].items()):
         published = f"{row['published_accuracy']:.4f}" if "published_accuracy" in row else ""

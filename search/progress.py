@@ -200,9 +200,11 @@ class View:
         with self._live:
             yield
 
-    def leave(self) -> None:
-        """Gives the terminal its cursor back, for a process that ends at once."""
+    def leave(self, resume: str) -> None:
+        """Gives the terminal its cursor back and says how to go on, for a process that ends at once."""
         self._terminal.console.show_cursor(True)
+        self._terminal.console.file.write(f"\nInterrupted. Go on with:\n  {resume}\n")
+        self._terminal.console.file.flush()
 
     def note(self, text: str) -> None:
         """A sentence that stays in view, or a line."""

@@ -135,7 +135,7 @@ class Journal:
         """Removes the checkpoints of all trials but these: of `live` all is kept, of `trials` the weights."""
         weights, whole = {self.folder(t).name for t in trials}, {self.folder(t).name for t in live}
         folder = self.directory / "checkpoints"
-        for path in folder.iterdir() if folder.exists() else ():
+        for path in folder.iterdir() if folder.is_dir() else ():
             if path.name in whole or not re.fullmatch(r"\d{4,}", path.name):
                 continue
             if path.name not in weights or not (path / WEIGHTS).exists():

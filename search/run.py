@@ -60,6 +60,7 @@ def run(given: Options, terminal: Terminal) -> int:
             found = plan(spec, corpus, given, directory)
         print_result(given, found, terminal, describe_plan(found))
         return FINISHED
+    terminal.say(f"Study {directory.name} in {directory.parent}")
     from search.session import run_session
     from search.summary import describe
 

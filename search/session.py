@@ -17,7 +17,7 @@ from search.options import Corpus, Options
 from search.progress import Terminal, View, quiet
 from search.records import SPEC, Journal, Row, elapsed_seconds
 from search.study import StudySpec, commit, record, versions
-from search.summary import summary
+from search.summary import resume_command, summary
 from trainables.errors import UserError
 from trainables.files import read_json, write_json
 
@@ -43,13 +43,13 @@ class Halt:
         return self.interrupted or self.spent
 
     @contextlib.contextmanager
-    def on_signals(self, view: View) -> Iterator[None]:
+    def on_signals(self, view: View, resume: str) -> Iterator[None]:
         """Takes the first Ctrl-C or termination as a wish to stop; the second one ends the process at once."""
 
         def stop(number: int, frame: FrameType | None) -> None:
             self.stops += 1
             if self.stops > 1:
-                view.leave()
+                view.leave(resume)
                 os._exit(130)
             self.interrupted = True
             view.note("Stopping: the epochs in flight are finished and saved. Once more stops at once.")
@@ -105,7 +105,7 @@ def run_session(given: Options, spec: StudySpec, directory: Path, corpus: Corpus
 
 def as_before(given: Options, rows: list[Row]) -> Options:
     """The options, with those that were left out as they were in the session before."""
-    before: dict[str, Any] = next((row["options"] for row in reversed(rows) if row["event"] == "session"), {})
+    before: dict[str, Any] = next((row.get("options", {}) for row in reversed(rows) if row["event"] == "session"), {})
     return replace(given, **{n: value for n, value in before.items() if getattr(given, n) is None})
 
 
@@ -136,7 +136,7 @@ def _search(
             resources = fitting(spec.cpus_per_trial, given.gpus_per_trial, given.concurrency)
             check_disk(directory, checkpoint_bytes(spec, corpus, resources.concurrency))
             # Only now: Ray sets a handler for termination of its own when it starts.
-            with view.shown(), halt.on_signals(view):
+            with view.shown(), halt.on_signals(view, resume_command(directory)):
                 run_trials(engine, resources, halt)
 
 

@@ -178,13 +178,13 @@ def check_unchanged(asked: StudySpec, existing: StudySpec) -> StudySpec:
     changed = []
     for name in StudySpec.__dataclass_fields__:
         before, now = getattr(existing, name), getattr(asked, name)
-        if name in _MAY_CHANGE or before == now:
+        if name in _MAY_CHANGE or before == now or (name == "space" and existing.data.digest != asked.data.digest):
             continue
         if name == "data":
             changed += [
                 f"{key} was {value!r} and is {getattr(now, key)!r}"
                 for key, value in asdict(before).items()
-                if getattr(now, key) != value and key != "corpus"
+                if getattr(now, key) != value and key not in ("corpus", "split_seed")
             ]
         elif name == "space":
             changed.append(_space_change(before, now))

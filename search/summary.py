@@ -37,6 +37,7 @@ def summary(engine: Engine, state: str, *, finished: dict[str, Any] | None, wall
         "failures": {str(t.number): t.reason for t in engine.trials if t.state is State.FAILED},
         "best": finished and finished["best"],
         "baselines": (finished or {}).get("baselines", {}),
+        "against_baselines": (finished or {}).get("against_baselines", {}),
     }
 
 
@@ -64,7 +65,7 @@ def describe(found: dict[str, Any], classes: list[str]) -> RenderableType:
         )
         parts.append(_unbroken(f"  {found['resume']}", style="bold"))
         return Group(*parts)
-    parts += ["", _table(best, found["baselines"]), "", *_words(best, len(classes)), "", _unbroken(_where(found))]
+    parts += ["", _table(best, found["baselines"]), "", *_words(found, len(classes)), "", _unbroken(_where(found))]
     return Group(*parts)
 
 
@@ -103,20 +104,33 @@ def _table(best: dict[str, Any], baselines: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
-def _words(best: dict[str, Any], n_classes: int) -> list[Text]:
+def _words(found: dict[str, Any], n_classes: int) -> list[Text]:
+    best, test = found["best"], found["best"]["splits"]["test"]
     params = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in best["params"].items())
     when = f"epoch {best['best_epoch']} of {best['epochs']}"
     words = [Text(f"Chosen by its tune score: {trial_name(best)}, as of {when}: {params}")]
+    for name, row in found["against_baselines"].items():
+        low, high = row["interval"]
+        verdict = "above" if low > 0 else "below" if high < 0 else "not distinguishable from"
+        words.append(
+            Text(f"On test it is {verdict} {name}: {row['difference']:+.3f} (95 % interval {low:+.3f} to {high:+.3f}).")
+        )
     words.append(
-        Text("Interval (95 %) and accuracy are of test, scored after the choice; the interval resamples instruments.")
+        Text(
+            f"Interval (95 %) and accuracy are of test, scored after the choice. Intervals resample the "
+            f"{test['groups']} instruments and their notes; chance is {1 / n_classes:.3f}."
+        )
     )
-    if best["splits"]["tune"]["balanced_accuracy"] <= 1.2 / n_classes:
+    if found["baselines"]:
         words.append(
             Text(
-                f"Warning: that is hardly better than chance ({1 / n_classes:.3f}); nothing was learned.",
-                style="bold",
+                f"Baselines trained on the same data for {found['max_epochs']} epochs; figures published for them are "
+                f"of another corpus, all of NSynth."
             )
         )
+    for split in ("tune", "test"):
+        if (score := best["splits"][split]["balanced_accuracy"]) <= 1.2 / n_classes:
+            words.append(Text(f"Warning: {score:.3f} on {split} is hardly better than chance.", style="bold"))
     return words
 
 

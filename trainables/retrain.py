@@ -29,12 +29,16 @@ def retrain(config_file: Path, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """The command line."""
-    if not 2 <= len(sys.argv) <= 3 or not Path(sys.argv[1]).is_file():
+    if not 2 <= len(sys.argv) <= 3:
         sys.exit(str(__doc__).strip())
     config_file = Path(sys.argv[1])
+    if not config_file.is_file():
+        sys.exit(f"Error: A config.json of a finished study is needed, but {config_file} is no file.")
     folder = Path(sys.argv[2]) if len(sys.argv) == 3 else Path(tempfile.mkdtemp(prefix="etude-retrain-"))
     try:
         found = retrain(config_file, folder)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except UserError as error:
         sys.exit(f"Error: {error}")
     except (KeyError, TypeError, ValueError) as error:

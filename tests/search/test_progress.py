@@ -95,7 +95,7 @@ def test_chatter_goes_to_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[st
 
 
 def test_the_end_names_the_winner_the_baselines_and_the_place(tmp_path: Path) -> None:
-    scores = {"balanced_accuracy": 0.5, "accuracy": 0.6, "balanced_accuracy_interval": [0.4, 0.7]}
+    scores = {"balanced_accuracy": 0.5, "accuracy": 0.6, "balanced_accuracy_interval": [0.4, 0.7], "groups": 19}
     model: dict[str, Any] = {
         "trial": 3,
         "baseline": None,
@@ -119,6 +119,7 @@ def test_the_end_names_the_winner_the_baselines_and_the_place(tmp_path: Path) ->
         "failures": {"4": "loss became nan in epoch 2"},
         "best": model,
         "baselines": {"blstm-2022-source": published},
+        "against_baselines": {"blstm-2022-source": {"difference": 0.1, "interval": [0.02, 0.2], "groups": 19}},
     }
     screen, out = terminal(live=False)
     screen.console.print(describe(found, [str(n) for n in range(10)]))
@@ -130,6 +131,8 @@ def test_the_end_names_the_winner_the_baselines_and_the_place(tmp_path: Path) ->
     assert "1,090,058" in text
     assert "…" not in text.replace("0.40 … 0.70", ""), "no column is cut off at 80 columns"
     assert "hardly better than chance" not in text
+    assert "On test it is above blstm-2022-source: +0.100 (95 % interval +0.020 to +0.200)" in text
+    assert "19 instruments" in text
     assert str(tmp_path / "study") in text
 
     screen, out = terminal(live=False)
@@ -141,7 +144,7 @@ def test_the_end_names_the_winner_the_baselines_and_the_place(tmp_path: Path) ->
     screen, out = terminal(live=False)
     chance = {**model, "splits": {name: {**scores, "balanced_accuracy": 0.11} for name in ("tune", "valid", "test")}}
     screen.console.print(describe({**found, "best": chance}, [str(n) for n in range(10)]))
-    assert "hardly better than chance (0.100)" in out.getvalue()
+    assert "Warning: 0.110 on test is hardly better than chance" in out.getvalue()
 
 
 @pytest.mark.parametrize("name", ["trial 12 (default)", "blstm-2022-source"])

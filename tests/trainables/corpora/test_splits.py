@@ -83,7 +83,7 @@ def test_a_class_with_one_instrument_stays_in_train_and_is_named() -> None:
     assert {"flute_acoustic_000", "organ_acoustic_000"} <= names_in(found, "train")
     assert len(found.notices) == 2
     assert found.notices[0].startswith("'flute' has too few training instruments")
-    assert found.notices[1].startswith("organ ")
+    assert found.notices[1].startswith("'organ' ")
     assert split_of(corpus(bass=5, flute=2)).notices == ()
 
 
