@@ -77,7 +77,9 @@ def test_killed_and_interrupted_studies_end_like_the_undisturbed_one(
     whole = run(command(name="whole"), environment)
     assert whole.returncode == 0, whole.stderr
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", whole.stdout), "no control characters where there is no terminal"
-    assert re.search(r"^\d\d:\d\d:\d\d trial 0 \(default\) epoch 1/4 tune 0\.\d{4} best 0\.\d{4}$", whole.stdout, re.MULTILINE)
+    assert re.search(
+        r"^\d\d:\d\d:\d\d trial 0 \(default\) epoch 1/4 tune 0\.\d{4} best 0\.\d{4}$", whole.stdout, re.MULTILINE
+    )
     assert "Chosen by its tune score: trial" in whole.stdout
     assert str(tmp_path / "whole") in whole.stdout
     metrics = json.loads((tmp_path / "whole" / "best" / "metrics.json").read_text())

@@ -86,12 +86,17 @@ def test_unknown_corpora_are_refused(settle: Settle, data: str) -> None:
         settle("--space", "lstm", data=data)
 
 
-def test_a_path_that_is_missing_or_holds_something_else_is_named(settle: Settle, tmp_path: Path) -> None:
+def test_a_path_that_is_missing_or_holds_something_else_is_named(
+    settle: Settle, tmp_path: Path, tiny_corpus: Path
+) -> None:
     with pytest.raises(UserError, match="nowhere"):
         settle("--space", "lstm", data=f"nsynth:{tmp_path / 'nowhere'}")
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match=r"examples\.json"):
         settle("--space", "lstm", data=f"nsynth:{tmp_path / 'other'}")
+    for near in (tiny_corpus.parent, tiny_corpus / "nsynth-train"):
+        with pytest.raises(UserError, match=rf"Give {tiny_corpus}\.$"):
+            settle("--space", "lstm", data=f"nsynth:{near}")
 
 
 @pytest.mark.parametrize(

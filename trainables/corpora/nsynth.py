@@ -133,8 +133,16 @@ def _locate_split(path: Path, split: str) -> Path:
         raise UserError(f"There must be one archive for nsynth-{split}, but {path} holds {names}. Keep one.")
     if not archives:
         names = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
-        raise UserError(f"{LAYOUT}; {path} has no nsynth-{split}, it holds {names}. Give the folder above.")
+        raise UserError(f"{LAYOUT}; {path} has no nsynth-{split}, it holds {names}. {_nearby(path)}")
     return archives[0]
+
+
+def _nearby(path: Path) -> str:
+    """What to do about a folder that is no corpus: name the one above or below that is."""
+    for near in (path.parent, *sorted(entry for entry in path.iterdir() if entry.is_dir())):
+        if any(near.glob("nsynth-train*")):
+            return f"Give {near}."
+    return "Give the folder that holds the three splits."
 
 
 def scan(path: Path) -> Iterator[Row | Bad]:
