@@ -41,6 +41,8 @@ class Resources:
 @contextlib.contextmanager
 def cluster(address: str | None) -> Iterator[None]:
     """A running Ray: that of the process if there is one, the one at `address`, or a local one for the time."""
+    if address is not None:
+        _check_reachable(address)
     if ray.is_initialized():
         yield
         return
@@ -50,8 +52,6 @@ def cluster(address: str | None) -> Iterator[None]:
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "86400")
     # Tune warns at every end that it finds no result files, which it was told not to write.
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    if address is not None:
-        _check_reachable(address)
     try:
         ray.init(
             address=address or "local",

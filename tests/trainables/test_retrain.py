@@ -74,10 +74,17 @@ def test_the_command_shows_both_scores(
 
 
 def test_the_command_without_a_file_says_how_to_use_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for argv in ([], [str(tmp_path / "missing.json")], ["a", "b", "c"]):
+    for argv in ([], ["a", "b", "c"]):
         monkeypatch.setattr(sys, "argv", ["retrain", *argv])
         with pytest.raises(SystemExit, match=r"python -m trainables\.retrain"):
             main()
+    monkeypatch.setattr(sys, "argv", ["retrain", str(tmp_path / "missing.json")])
+    with pytest.raises(SystemExit, match=r"missing\.json is no file"):
+        main()
+    (tmp_path / "empty.json").write_text("{}")
+    monkeypatch.setattr(sys, "argv", ["retrain", str(tmp_path / "empty.json")])
+    with pytest.raises(SystemExit, match=r"config\.json must be whole"):
+        main()
 
 
 def test_the_command_says_when_the_corpus_is_another_by_now(
