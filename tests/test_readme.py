@@ -38,7 +38,7 @@ def test_every_search_command_parses_and_every_option_in_the_table_exists() -> N
     assert known - named <= {"--help", "--dry-run", "--keep-synth-lead"}, "every option is explained"
 
 
-@pytest.mark.ray
+@pytest.mark.slow
 def test_the_demo_command_runs(tmp_path: Path, cache: Path) -> None:
     """The recipe of `make demo` itself, shortened."""
     shown = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -109,13 +109,15 @@ def _resamples(true: Rows, groups: npt.NDArray[np.str_], seed: int) -> Iterator[
     to a class of a single group, though less than new groups would bring.
     """
     rng = np.random.default_rng(seed)
-    members: dict[int, list[Rows]] = {}
-    for name in np.unique(groups):
-        rows = np.flatnonzero(groups == name)
-        members.setdefault(int(np.bincount(true[rows]).argmax()), []).append(rows)
+    order = np.argsort(groups, kind="stable")
+    _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    members: dict[int, list[int]] = {}
+    for group, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+        members.setdefault(int(np.bincount(true[order[start : start + size]]).argmax()), []).append(group)
     for _ in range(_RESAMPLES):
-        drawn = (rows[pick] for rows in members.values() for pick in rng.integers(len(rows), size=len(rows)))
-        yield np.concatenate([rng.choice(rows, len(rows)) for rows in drawn])
+        drawn = np.concatenate([rng.choice(found, len(found)) for found in members.values()])
+        each = np.repeat(drawn, sizes[drawn])
+        yield order[starts[each] + (rng.random(len(each)) * sizes[each]).astype(np.int64)]
 
 
 def _percentiles(values: list[float]) -> list[float]:

@@ -21,7 +21,7 @@ from trainables import corpora, retrain
 from trainables.config import DataConfig
 from trainables.errors import UserError
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray"), pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_ray"), pytest.mark.filterwarnings("ignore")]
 
 ONE = Resources(cpus_per_trial=1, gpus_per_trial=0.0, concurrency=1)
 

@@ -19,7 +19,7 @@ from search.records import EPOCHS, SPEC, TRIALS, read_rows
 ROOT = Path(__file__).parent.parent.parent
 LIMIT_SECONDS = 240
 
-pytestmark = pytest.mark.ray
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

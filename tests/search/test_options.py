@@ -321,6 +321,7 @@ def dry_run(*arguments: str, cache: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_it_all_and_starts_nothing(tiny_corpus: Path, cache: Path, tmp_path: Path) -> None:
     place = ("--storage", str(tmp_path / "studies"))
     done = dry_run(
@@ -347,6 +348,7 @@ def test_a_dry_run_says_it_all_and_starts_nothing(tiny_corpus: Path, cache: Path
     assert "20 epochs" in re.sub(r"\s+", " ", words.stdout)
 
 
+@pytest.mark.slow
 def test_errors_are_one_line_and_exit_code_1(cache: Path, tmp_path: Path) -> None:
     done = dry_run("--space", "blsmt", cache=cache)
     assert done.returncode == 1

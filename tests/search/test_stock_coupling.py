@@ -105,7 +105,7 @@ class Stock:
 
 stock_fails = pytest.param(Stock, marks=pytest.mark.xfail(strict=True, raises=AssertionError))
 both = pytest.mark.parametrize("make", [Ours, stock_fails])
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's and Optuna's own deprecations
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's and Optuna's own deprecations
 
 
 @pytest.fixture

@@ -49,6 +49,8 @@ NSYNTH_FIELDS = [
     "instrument_source_str",
 ]
 
+pytestmark = pytest.mark.slow
+
 
 class InterruptionError(Exception):
     pass
