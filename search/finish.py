@@ -1,7 +1,6 @@
 """The end of a study: choose, score on test, and lay down what is needed to use and to believe the winner."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ BASELINES = "baselines"
 FILES = ("model.safetensors", "config.json", "predictions.parquet", "metrics.json")
 
 
-def finish(engine: Engine, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+def finish(engine: Engine) -> dict[str, Any]:
     """Scores the chosen trial and each baseline, writes `best/`, and returns the summary.
 
     The chosen trial has the best tune score among those at full fidelity. A model is scored on valid and test
@@ -24,12 +23,10 @@ def finish(engine: Engine, say: Callable[[str], None] = lambda text: None) -> di
     entries: dict[str, dict[str, Any]] = {}
     for trial in engine.best():
         if trial.baseline:
-            say(f"scoring baseline {trial.baseline}")
             entries[trial.baseline] = _score(engine, trial, best / BASELINES / trial.baseline)
     winner = next(iter(engine.best()), None)
     if winner is None:
         return {"best": None, "baselines": entries, "against_baselines": {}}
-    say(f"scoring trial {winner.number}")
     chosen = _score(engine, winner, best)
     return {"best": chosen, "baselines": entries, "against_baselines": _compare(best, entries, chosen["trial"])}
 

@@ -46,13 +46,9 @@ def read_rows(path: Path) -> list[Row]:
 def read_journal(directory: Path) -> list[Row]:
     """All rows of a study in the order in which they were written; works while the study runs.
 
-    Raises UserError where rows are missing: going on without them would decide otherwise than before.
+    A reader beside a running study may see a row of the one file before an earlier row of the other.
     """
-    rows = sorted((*read_rows(directory / TRIALS), *read_rows(directory / EPOCHS)), key=lambda row: row["seq"])
-    gap = next((number for number, row in enumerate(rows) if row["seq"] != number), None)
-    if gap is not None:
-        raise UserError(f"A journal must be whole, but row {gap} of {directory} is missing or there twice. {_RESTORE}")
-    return rows
+    return sorted((*read_rows(directory / TRIALS), *read_rows(directory / EPOCHS)), key=lambda row: row["seq"])
 
 
 class Journal:
@@ -80,6 +76,12 @@ class Journal:
         for name in (TRIALS, EPOCHS):
             _drop_torn_line(directory / name)
         self.rows = read_journal(directory)
+        # Going on without rows that are missing would decide otherwise than before.
+        gap = next((number for number, row in enumerate(self.rows) if row["seq"] != number), None)
+        if gap is not None:
+            raise UserError(
+                f"A journal must be whole, but row {gap} of {directory} is missing or there twice. {_RESTORE}"
+            )
         self._next = self.rows[-1]["seq"] + 1 if self.rows else 0
 
     def session(self, **fields: Any) -> None:

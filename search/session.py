@@ -117,8 +117,8 @@ def write_study(directory: Path, spec: StudySpec, corpus: Corpus) -> None:
     """
     assert corpus.store is not None
     path = directory / SPEC
-    new = record(spec, corpus.store, corpus.split)
-    write_json(path, {**read_json(path), **spec.to_json()} if path.exists() else new)
+    now = {**read_json(path), **spec.to_json()} if path.exists() else record(spec, corpus.store, corpus.split)
+    write_json(path, now)
     corpus.store.quarantine.to_csv(directory / "quarantine.csv", index=False)
     corpus.store.repairs.to_csv(directory / "repairs.csv", index=False)
 
@@ -143,8 +143,7 @@ def _search(
 def _finish(engine: Engine, halt: Halt, terminal: Terminal) -> dict[str, Any]:
     from search.finish import finish
 
-    left = len(engine.running) + engine.to_start
-    if halt.spent and left:
+    if halt.spent and (left := engine.to_start):
         terminal.say(
             f"The budget is spent with {left} trials to go; --resume with a larger --budget goes on with them."
         )

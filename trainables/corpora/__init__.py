@@ -38,12 +38,6 @@ def open_corpus(spec: str, *, strict: bool = False, progress: Progress | None = 
     return open_store(kind, path, strict=strict, progress=progress)
 
 
-def find_corpus(spec: str, progress: Progress | None = None) -> Store | None:
-    """The store of a corpus if it was decoded before, else None."""
-    kind, path = locate(spec, progress)
-    return find_store(kind, path)
-
-
 def labels(spec: str) -> pd.DataFrame:
     """The rows of a corpus without decoding any audio, which may leave some of them out later."""
     return metadata(locate(spec)[1])
