@@ -18,7 +18,7 @@ KEPT_TRIALS = 3
 
 
 class State(StrEnum):
-    """How a trial stands. Only COMPLETE ones, which trained to full length, may be chosen."""
+    """How a trial stands. Only COMPLETE ones, which trained to full length or to their own end, may be chosen."""
 
     RUNNING = "running"
     COMPLETE = "complete"
@@ -102,7 +102,8 @@ class Engine:
             origin, fixed = "published", baseline.params
         elif number == len(self._baselines):
             origin, fixed = "default", self.spec.space.default
-        params = self._sampler.ask(number, fixed)
+        asked = self._sampler.ask(number, fixed)
+        params = asked if fixed is None else dict(fixed)
         seed = derived_seed(self.spec.seed, number)
         trial = Trial(number, params, baseline.name if baseline else None, origin, seed)
         self.journal.started(number, params=params, baseline=trial.baseline, origin=origin, seed=seed)
@@ -112,7 +113,8 @@ class Engine:
     def report(self, number: int, report: Row) -> Decision:
         """Takes an epoch's report, as a flat row; says what is to happen. Epochs already known change nothing.
 
-        A published baseline is never stopped early: it is what the others are measured against.
+        A published baseline is never stopped early: it is what the others are measured against. A trial whose
+        patience ended is complete: its score would not have changed.
         """
         trial = self.trials[number]
         if trial.state is not State.RUNNING:
@@ -125,7 +127,9 @@ class Engine:
             rung, decision = None, Decision.FAIL
         else:
             passes = self._asha.passes(report["epoch"], report["score"]) or trial.baseline is not None
-            last = report["epoch"] >= self.spec.max_epochs
+            last = report["epoch"] >= self.spec.max_epochs or report["ended"]
+            if report["ended"]:
+                self._asha.ends(report["epoch"], report["score"])
             decision = Decision.COMPLETE if last else Decision.CONTINUE if passes else Decision.STOP
         self.journal.epoch(number, report, rung, decision)
         self._note(trial, report)
@@ -180,6 +184,8 @@ class Engine:
             elif row["event"] == "epoch":
                 if row["failure"] is None:
                     self._asha.passes(row["epoch"], row["score"])
+                    if row["ended"]:
+                        self._asha.ends(row["epoch"], row["score"])
                 self._note(self.trials[row["trial"]], row)
                 decided[row["trial"]] = (Decision(row["decision"]), row["failure"])
             elif row["event"] == "ended":

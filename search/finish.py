@@ -1,6 +1,7 @@
 """The end of a study: choose, score on test, and lay down what is needed to use and to believe the winner."""
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from search.engine import Engine, Trial
 from trainables.files import WEIGHTS, read_json, replace_file, write_json
 
 BASELINES = "baselines"
-FILES = ("model.safetensors", "config.json", "predictions.parquet", "metrics.json")
+WEIGHTS_OUT = "model.safetensors"
+SUBMISSION = "submission.csv"
+FILES = (WEIGHTS_OUT, "config.json", "predictions.parquet", "metrics.json")
 
 
 def finish(engine: Engine) -> dict[str, Any]:
@@ -28,6 +31,7 @@ def finish(engine: Engine) -> dict[str, Any]:
     if winner is None:
         return {"best": None, "baselines": entries, "against_baselines": {}}
     chosen = _score(engine, winner, best)
+    _submit(engine, winner, best)
     return {"best": chosen, "baselines": entries, "against_baselines": _compare(best, entries, chosen["trial"])}
 
 
@@ -48,7 +52,7 @@ def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
     # Here and not above: Torch takes seconds to import, and most errors come before anything is scored.
     from trainables import data, loop
     from trainables.evaluate import predict, summarise
-    from trainables.models import count_trainable
+    from trainables.footprint import footprint
 
     metrics = folder / "metrics.json"
     if stored := _stored(metrics, trial.number):
@@ -63,13 +67,16 @@ def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
         inputs = data.trial_data(config.data, config.features, data.choose_device())
         for _ in loop.train(config, inputs, checkpoint_folder):
             pass
+    started = time.perf_counter()
     predictions = predict(config, weights, ("tune", "valid", "test"))
-    replace_file(folder / "model.safetensors", lambda path: shutil.copyfile(weights, path))
+    prediction_seconds = time.perf_counter() - started
+    replace_file(folder / WEIGHTS_OUT, lambda path: shutil.copyfile(weights, path))
     dataset = data.load(config.data)
     classes, rate = dataset.split.classes, dataset.store.sample_rate_hz
-    model = loop.build(config, config.features.shape(rate), len(classes))
+    size = footprint(config, data.input_shape(dataset, config.features), len(classes))
     write_json(folder / "config.json", {"config": config.to_json(), "classes": list(classes), "sample_rate_hz": rate})
     replace_file(folder / "predictions.parquet", lambda path: predictions.to_parquet(path, index=False))
+    published = next((b for b in engine.spec.space.baselines if b.name == trial.baseline), None)
     record: dict[str, Any] = {
         "trial": trial.number,
         "baseline": trial.baseline,
@@ -77,15 +84,41 @@ def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
         "score": trial.score,
         "best_epoch": trial.best_epoch,
         "epochs": trial.epoch,
-        "trainable_parameters": count_trainable(model),
+        "trainable_parameters": size.trainable_parameters,
+        "training_seconds": round(_training_seconds(engine, trial.number), 1),
+        # Of a batch, with reading and features, unless those are cached; on this machine.
+        "prediction_ms": round(1000 * prediction_seconds / len(predictions), 3),
         "params": trial.params,
+        "changes": list(published.changes) if published else [],
         "splits": summarise(predictions),
     }
-    if published := next((b for b in engine.spec.space.baselines if b.name == trial.baseline), None):
-        # Of the published corpus, all of NSynth: not to be compared with scores on another.
-        record["published"] = {"accuracy": published.published_accuracy, "epochs": published.epochs}
+    if published:
+        # Of the published corpus: not to be compared with scores on another.
+        record["published"] = {
+            "accuracy": published.published_accuracy,
+            "balanced_accuracy": published.published_balanced_accuracy,
+            "epochs": published.epochs,
+        }
     write_json(metrics, record)
     return record
+
+
+def _submit(engine: Engine, winner: Trial, folder: Path) -> None:
+    """Writes `submission.csv`, the chosen model's answer for each unlabelled clip, where the corpus has any."""
+    from trainables import data
+    from trainables.evaluate import predict
+
+    config = engine.spec.config(winner.params, winner.baseline, winner.seed)
+    if len(data.load(config.data).split.unlabelled):
+        answers = predict(config, folder / WEIGHTS_OUT, ("unlabelled",))[["name", "predicted"]]
+        answers = answers.rename(columns={"name": "id", "predicted": "class"}).sort_values("id")
+        replace_file(folder / SUBMISSION, lambda path: answers.to_csv(path, index=False))
+
+
+def _training_seconds(engine: Engine, number: int) -> float:
+    """The time that a trial's epochs took."""
+    rows = engine.journal.rows
+    return sum(float(row["epoch_seconds"]) for row in rows if row["event"] == "epoch" and row["trial"] == number)
 
 
 def _stored(metrics: Path, number: int) -> dict[str, Any] | None:

@@ -12,9 +12,10 @@ from urllib.parse import urlparse
 import click
 
 import spaces
-from search.records import SPEC
-from search.study import StudySpec, check_unchanged, choose, fitted, space_of_baseline
-from spaces.domains import Space
+from search import adapt
+from search.records import FAMILIES, SPEC
+from search.study import StudySpec, check_unchanged, choose, space_of_baseline
+from spaces.domains import Baseline, Space
 from trainables import corpora
 from trainables.config import DataConfig
 from trainables.corpora.splits import Split, split
@@ -35,6 +36,9 @@ class Options:
     baseline: str | None
     data: str | None
     task: str | None
+    split: str | None
+    fix: tuple[str, ...]
+    weights: str | None
     keep_synth_lead: bool | None
     strict: bool
     trials: int | None
@@ -64,6 +68,7 @@ class Corpus:
     store: Store | None
     split: Split
     sample_rate_hz: int
+    clip_seconds: float
 
 
 class Duration(click.ParamType[float]):
@@ -86,14 +91,30 @@ _COUNT = click.IntRange(min=1)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--space", metavar="FAMILY", help=f"Architecture family to search: {', '.join(spaces.names())}.")
+@click.option(
+    "--space",
+    metavar="FAMILY",
+    help=f"Architecture family to search: {', '.join(spaces.names())}; several with commas, or all of them: all.",
+)
 @click.option("--baseline", metavar="NAME", help="Run one published recipe alone, with its published settings.")
 @click.option(
     "--data",
     metavar="CORPUS",
-    help="demo (default) or nsynth:PATH, a folder in NSynth's layout or its archives.",
+    help=f"The corpus, one of {', '.join(corpora.KINDS)} [demo].",
 )
-@click.option("--task", metavar="TASK", help="What to classify: family (default) or source.")
+@click.option("--task", metavar="TASK", help="What to classify: family or source of notes [the corpus' first task].")
+@click.option("--split", metavar="HOW", help="How the corpus is divided: official, random or filtered (GTZAN).")
+@click.option(
+    "--fix",
+    metavar="NAME=VALUES",
+    multiple=True,
+    help="Restrict a parameter, also of the published recipes: picture_size=32,64 or batch_size=64..256.",
+)
+@click.option(
+    "--weights",
+    metavar="SOURCE",
+    help="Initial weights of vgg16, googlenet, resnet50: imagenet, none or a file [imagenet].",
+)
 @click.option("--keep-synth-lead", **_FLAG, help="Keep NSynth's synth_lead notes, which the published reports drop.")
 @click.option("--strict", is_flag=True, help="Take any unusable recording as an error instead of leaving it out.")
 @click.option("--trials", type=_COUNT, help=f"Configurations to try, published ones included [{TRIALS}].")
@@ -135,7 +156,7 @@ def storage(given: Options) -> Path:
     return Path(url.path if url.scheme else given.storage).expanduser().absolute()
 
 
-def directory(given: Options, space: Space, data: str) -> Path:
+def directory(given: Options, family: str, data: str) -> Path:
     """Where the study lies or will lie; raises UserError where the name is taken, unknown or unsafe."""
     root = storage(given)
     if given.name is not None and not re.fullmatch(r"\w[\w.+-]{0,99}", given.name):
@@ -144,14 +165,13 @@ def directory(given: Options, space: Space, data: str) -> Path:
             f"but is {given.name[:120]!r}."
         )
     if given.name is None:
-        stem = re.sub(r"[^\w+-]+", "-", f"{given.baseline or space.name}-{Path(data.partition(':')[2] or data).name}")[
-            :80
-        ]
+        stem = re.sub(r"[^\w+-]+", "-", f"{given.baseline or family}-{Path(data.partition(':')[2] or data).name}")[:80]
         taken = (root / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 100_000))
         return next(path for path in taken if not path.exists())
     path = root / given.name
     if not given.resume and path.exists() and (not path.is_dir() or any(p.name != ".lock" for p in path.iterdir())):
-        how = "Go on with it with --resume, or choose" if (path / SPEC).exists() else "It holds no study; choose"
+        held = (path / SPEC).exists() or (path / FAMILIES).exists()
+        how = "Go on with it with --resume, or choose" if held else "It holds no study; choose"
         raise UserError(f"A study's name must be new, but {path} exists. {how} another --name.")
     return path
 
@@ -174,21 +194,48 @@ def existing(given: Options) -> StudySpec:
 
 
 def open_corpus(
-    given: Options, before: StudySpec | None, task: str, progress: Callable[[str, int, int], None]
+    given: Options, before: StudySpec | None, spec: str, task: str, progress: Callable[[str, int, int], None]
 ) -> Corpus:
     """The corpus asked for, decoded if need be, and its splits; raises UserError."""
-    if given.data and "\udc80" <= max(given.data) <= "\udcff":
-        raise UserError(f"--data must be readable text, but {given.data!r} is not. Rename the folder.")
-    spec = corpora.absolute(given.data or (before.data.corpus if before else "demo"))
     seed = _first(given.seed, before and before.seed, 0)
     keep = _first(given.keep_synth_lead, before and before.data.keep_synth_lead, False)
+    how = _first(given.split, before and before.data.split, corpora.splits_of(spec)[0])
+    if how not in corpora.splits_of(spec):
+        raise UserError(
+            f"--split must be {' or '.join(corpora.splits_of(spec))} for {spec}, but is {how!r}. Leave it out or name "
+            f"one of these."
+        )
     if given.dry_run and corpora.corpus_disk_needed(spec) > _DECODE_IN_DRY_RUN_BYTES:
-        clips, rate, store = corpora.labels(spec), corpora.SAMPLE_RATE_HZ, None
+        clips, rate, seconds, store = (
+            corpora.labels(spec),
+            corpora.sample_rate_hz(spec),
+            corpora.clip_seconds(spec),
+            None,
+        )
     else:
         store = corpora.open_corpus(spec, strict=given.strict, progress=progress)
-        clips, rate = store.clips, store.sample_rate_hz
-    parts = split(clips, task=task, keep_synth_lead=keep, seed=seed)
-    return Corpus(DataConfig(spec, store.digest if store else "", task, keep, seed), store, parts, rate)
+        clips, rate, seconds = store.clips, store.sample_rate_hz, store.clip_seconds
+    parts = split(clips, task=task, how=how, keep_synth_lead=keep, seed=seed)
+    data = DataConfig(spec, store.digest if store else "", task, keep, how, seed)
+    return Corpus(data, store, parts, rate, seconds)
+
+
+def corpus_named(given: Options, before: StudySpec | None, baseline: Baseline | None) -> str:
+    """The corpus asked for, else that of the study to resume, else a demo; raises UserError."""
+    if given.data and "\udc80" <= max(given.data) <= "\udcff":
+        raise UserError(f"--data must be readable text, but {given.data!r} is not. Rename the folder.")
+    default = "demo-genre" if baseline and baseline.corpus == "gtzan" else "demo"
+    return corpora.absolute(given.data or (before.data.corpus if before else default))
+
+
+def task_named(given: Options, before: StudySpec | None, baseline: Baseline | None, corpus: str) -> str:
+    """The task asked for, else that of the study resumed or of the recipe, or the corpus' first; raises UserError."""
+    tasks = corpora.tasks(corpus)
+    published = baseline.task if baseline and baseline.task in tasks else None
+    task: str = _first(given.task, before and before.data.task, published, tasks[0])
+    if task not in tasks:
+        raise UserError(f"--task must be {' or '.join(tasks)} for {corpus}, but is {task!r}. Name one of these.")
+    return task
 
 
 def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[StudySpec, Path, Corpus]:
@@ -210,12 +257,16 @@ def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[S
             f"Name one of: {', '.join(spaces.names())}."
         )
     baseline = next((b for b in space.baselines if b.name == only), None)
-    task = _first(given.task, before and before.data.task, baseline and baseline.task, "family")
+    named = corpus_named(given, before, baseline)
+    task = task_named(given, before, baseline, named)
+    wishes = given.fix or (before.fixed if before else ())
+    adapt.known((param.name for param in space.params), wishes)
+    source = weights_named(given, before, space)
     max_epochs = _first(given.max_epochs, before and before.max_epochs, baseline and baseline.epochs, MAX_EPOCHS)
     spec = StudySpec(
         name="",
         space=space,
-        data=DataConfig("", "", task, False, 0),
+        data=DataConfig(named, "", task, False, "", 0),
         trials=1 if only else _first(given.trials, before and before.trials, TRIALS),
         max_epochs=max_epochs,
         grace_epochs=_first(given.grace_epochs, before and before.grace_epochs, min(GRACE_EPOCHS, max_epochs)),
@@ -224,15 +275,30 @@ def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[S
         cpus_per_trial=_first(given.cpus_per_trial, before and before.cpus_per_trial, 1),
         with_baselines=not _first(given.no_baselines, before and not before.with_baselines, False),
         only=only,
+        fixed=wishes,
+        weights=source,
     )
     assert spec.rungs, "raises where grace, length and factor do not fit together, before any data is read"
     _check_resources(given, spec.cpus_per_trial)
-    path = directory(given, space, given.data or "demo")
-    corpus = open_corpus(given, before, task, progress)
-    spec = replace(spec, name=path.name, data=corpus.data)
-    if corpus.store:
-        spec = replace(spec, space=fitted(space, corpus.store))
+    path = directory(given, space.name, given.data or named)
+    space = adapt.weighted(adapt.fixed(space, wishes), source)
+    corpus = open_corpus(given, before, named, task, progress)
+    space = adapt.fitted(space, corpus.clip_seconds)
+    spec = replace(spec, name=path.name, data=corpus.data, space=space)
     return (check_unchanged(spec, before) if before else spec), path, corpus
+
+
+def weights_named(given: Options, before: StudySpec | None, space: Space) -> str:
+    """Where a pretrained network's weights come from; "" for other families, for which naming any is an error."""
+    if "weights_file" in space.settings:
+        source: str = _first(given.weights, before and before.weights, "imagenet")
+        return source if source in ("imagenet", "none") else str(Path(source).expanduser().absolute())
+    if given.weights is not None:
+        raise UserError(
+            f"--weights is for families that begin with a pretrained network, but --space is {space.name}. "
+            f"Leave it out."
+        )
+    return ""
 
 
 def _check_resources(given: Options, cpus_per_trial: int) -> None:

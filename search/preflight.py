@@ -21,10 +21,9 @@ from search.study import StudySpec, expected_epochs, rung_table
 from spaces.domains import Params
 from trainables import corpora, data, loop
 from trainables.config import TrialConfig
-from trainables.corpora.splits import Split
 from trainables.data import Part, TrialData
 from trainables.errors import UserError
-from trainables.models import count_trainable
+from trainables.footprint import footprint, training_bytes
 
 # A checkpoint holds the weights, two moments per weight with Adam, and the best weights again.
 _CHECKPOINT_BYTES_PER_PARAMETER = 16
@@ -32,6 +31,7 @@ _CHECKPOINT_BYTES_PER_PARAMETER = 16
 _WORKER_BYTES = 450_000_000
 _TIMED_STEPS = 2
 _TIMED_BATCH = 64
+_TIMED_VALUES = 2**26
 _SPARE_BYTES = 200_000_000
 
 _RANDOM_POINTS = 6
@@ -51,12 +51,13 @@ def plan(spec: StudySpec, corpus: Corpus, given: Options, directory: Path) -> di
         points["default"] = (dict(spec.space.default), None)
         sampler = Sampler(spec.space, spec.seed)
         points |= {f"random {n}": (sampler.ask(n), None) for n in range(_RANDOM_POINTS)}
+    slots = local_slots(spec.cpus_per_trial, given.gpus_per_trial, given.concurrency)
+    share = local_share_bytes(spec.cpus_per_trial)
     measured = {
-        name: _measure(spec.config(params, baseline, spec.seed), split, corpus.sample_rate_hz)
+        name: _measure(spec.config(params, baseline, spec.seed), corpus, share)
         for name, (params, baseline) in points.items()
     }
-    sampled = [row for name, row in measured.items() if name.startswith("random")]
-    slots = local_slots(spec.cpus_per_trial, given.gpus_per_trial, given.concurrency)
+    sampled = [row for name, row in measured.items() if name.startswith("random") and row["fits"]]
     full, early = expected_epochs(spec)
     trial_seconds = mean(row["epoch_seconds"] for row in sampled) if sampled else 0.0
     seconds = sum(measured[b.name]["epoch_seconds"] * spec.max_epochs for b in spec.baselines) + early * trial_seconds
@@ -74,7 +75,14 @@ def plan(spec: StudySpec, corpus: Corpus, given: Options, directory: Path) -> di
         "rungs": list(spec.rungs),
         "rung_table": rung_table(spec),
         "baselines": [
-            {"name": b.name, **measured[b.name], "published_accuracy": b.published_accuracy} for b in spec.baselines
+            {
+                "name": b.name,
+                **measured[b.name],
+                "published_accuracy": b.published_accuracy,
+                "published_balanced_accuracy": b.published_balanced_accuracy,
+                "changes": list(b.changes),
+            }
+            for b in spec.baselines
         ],
         "corners": {name: measured[name] for name in ("default", "smallest", "largest") if name in measured},
         "slots": slots,
@@ -84,7 +92,8 @@ def plan(spec: StudySpec, corpus: Corpus, given: Options, directory: Path) -> di
         "budget_epochs": int(given.budget * slots * epochs / seconds) if given.budget else None,
         "disk_bytes": corpora.corpus_disk_needed(spec.data.corpus) + checkpoint_bytes(spec, corpus, slots),
         "disk_free_bytes": shutil.disk_usage(_existing(directory)).free,
-        "memory_bytes": slots * max(row["memory_bytes"] for row in measured.values()),
+        "memory_bytes": slots * max(row["memory_bytes"] for row in measured.values() if row["fits"] or not sampled),
+        "memory_share_bytes": share,
         "memory_total_bytes": psutil.virtual_memory().total,
     }
 
@@ -95,16 +104,16 @@ def describe_plan(found: dict[str, Any]) -> RenderableType:
     for row in found["parameters"]:
         space.add_row(row["name"], row["range"], row["when"])
     sizes = Table(title="Sizes and one timed step each", **_LEFT)
-    for name in ("", "trainable parameters", "steps", "seconds an epoch", "accuracy published for all of NSynth"):
+    for name in ("", "trainable parameters", "input", "memory", "seconds an epoch", "published"):
         sizes.add_column(name, justify="right" if name else "left")
     for name, row in (*((b["name"], b) for b in found["baselines"]), *found["corners"].items()):
-        published = f"{row['published_accuracy']:.4f}" if "published_accuracy" in row else ""
         sizes.add_row(
             name,
             f"{row['trainable_parameters']:,}",
-            str(row["steps"]),
-            f"{row['epoch_seconds']:.2f}",
-            published,
+            " × ".join(map(str, row["input"])),
+            f"{row['memory_bytes'] / 1e9:.1f} GB",
+            f"{row['epoch_seconds']:.2f}" if row["fits"] else "does not fit",
+            published(row),
         )
     rungs = Table("rung", "trials that arrive", title="Rungs of ASHA, in epochs", **_LEFT)
     for epoch, trials in found["rung_table"]:
@@ -116,36 +125,103 @@ def describe_plan(found: dict[str, Any]) -> RenderableType:
         f"Disk: {found['disk_bytes'] / 1e9:.2f} GB needed, {found['disk_free_bytes'] / 1e9:.1f} GB free. "
         f"Memory: about {found['memory_bytes'] / 1e9:.1f} GB of {found['memory_total_bytes'] / 1e9:.1f} GB."
     )
-    return Group(space, "", sizes, "", rungs, "", Text(words))
+    changed = [f"{b['name']}, changed: {', '.join(b['changes'])}" for b in found["baselines"] if b["changes"]]
+    large = [name for name, row in (*((b["name"], b) for b in found["baselines"]), *found["corners"].items())]
+    large = [name for name in large if not _row(found, name)["fits"]]
+    if large:
+        words += (
+            f"\nA trial's share of the memory is {found['memory_share_bytes'] / 1e9:.1f} GB: {', '.join(large)} would "
+            f"not be trained. A larger --cpus-per-trial gives a larger share; --fix restricts what is tried."
+        )
+    return Group(space, "", sizes, "", rungs, "", Text("\n".join([*changed, words])))
 
 
-def _measure(config: TrialConfig, split: Split, sample_rate_hz: int) -> dict[str, Any]:
-    """Size, memory and seconds per epoch of one configuration, from a timed step on random inputs."""
-    shape = config.features.shape(sample_rate_hz)
+def _row(found: dict[str, Any], name: str) -> dict[str, Any]:
+    rows = {**{b["name"]: b for b in found["baselines"]}, **found["corners"]}
+    row: dict[str, Any] = rows[name]
+    return row
+
+
+def published(row: dict[str, Any]) -> str:
+    """What was published for a recipe, on the corpus it was made for."""
+    names = {"published_accuracy": "accuracy", "published_balanced_accuracy": "balanced"}
+    return ", ".join(f"{word} {row[name]:.4f}" for name, word in names.items() if row.get(name) is not None)
+
+
+def _measure(config: TrialConfig, corpus: Corpus, share_bytes: int) -> dict[str, Any]:
+    """Size, memory and seconds per epoch of one configuration, from a timed step on random inputs.
+
+    What would not fit into a trial's share of the memory is not tried.
+    """
+    split, shape = corpus.split, _shape(config, corpus)
     clips = {name: len(split.rows[name]) for name in ("train", "tune")}
-    batch = min(config.training.batch_size, clips["train"], _TIMED_BATCH)
+    classes = len(split.classes)
+    size = footprint(config, shape, classes)
+    stored = config.features.stored_bytes(corpus.sample_rate_hz, corpus.clip_seconds)
+    needed = memory_needed(config, shape, classes)
+    found = {
+        "trainable_parameters": size.trainable_parameters,
+        "input": list(shape),
+        "memory_bytes": needed + min(stored * sum(clips.values()), share_bytes // 4),
+        "fits": needed <= share_bytes,
+        "epoch_seconds": 0.0,
+    }
+    if not found["fits"]:
+        return found
+    batch = min(config.training.batch_size, clips["train"], _TIMED_BATCH, max(2, _TIMED_VALUES // (size.kept + 1)))
     device = data.choose_device()
     parts = {
         name: Part.resident(torch.randn(batch, *shape, device=device), torch.arange(batch, device=device) % 2)
         for name in ("train", "tune")
     }
     one_step = replace(config, training=replace(config.training, batch_size=batch, max_epochs=1 + _TIMED_STEPS))
-    reports = loop.train(one_step, TrialData(parts, shape, len(split.classes), device))
+    reports = loop.train(one_step, TrialData(parts, shape, classes, device))
     next(reports)
     started = time.perf_counter()
-    for _ in range(_TIMED_STEPS):
-        next(reports)
+    steps = sum(1 for _ in reports)
     # A timed step trains on one batch and scores one; scoring costs about a third of training.
-    step = (time.perf_counter() - started) / _TIMED_STEPS
-    weights = count_trainable(loop.build(config, shape, len(split.classes)))
-    inputs = 4 * shape[0] * shape[1] * (clips["train"] + clips["tune"])
-    activations = 4 * 8 * batch * shape[0] * sum(getattr(config.model, "widths", ())) * 2
-    return {
-        "trainable_parameters": weights,
-        "steps": shape[0],
-        "epoch_seconds": round(step * (0.75 * clips["train"] + 0.25 * clips["tune"]) / batch, 4),
-        "memory_bytes": _WORKER_BYTES + inputs + activations + _CHECKPOINT_BYTES_PER_PARAMETER * weights,
-    }
+    step = (time.perf_counter() - started) / max(steps, 1)
+    per_clip = excerpts_per_clip(config, corpus)
+    found["epoch_seconds"] = round(step * per_clip * (0.75 * clips["train"] + 0.25 * clips["tune"]) / batch, 4)
+    return found
+
+
+def _shape(config: TrialConfig, corpus: Corpus) -> tuple[int, ...]:
+    """The shape of an input; of vectors at most that."""
+    return config.features.shape(corpus.sample_rate_hz, corpus.clip_seconds)
+
+
+def excerpts_per_clip(config: TrialConfig, corpus: Corpus) -> int:
+    """How many examples a clip of full length gives."""
+    if config.features.excerpt != "segments":
+        return 1
+    return max(1, int(corpus.clip_seconds // config.features.seconds))
+
+
+def memory_needed(config: TrialConfig, shape: tuple[int, ...], classes: int) -> int:
+    """What a trial's process takes at least, in bytes: itself, the network and one batch."""
+    return _WORKER_BYTES + training_bytes(config, shape, classes)
+
+
+def local_share_bytes(cpus_per_trial: int) -> int:
+    """What one trial may use of this machine's memory, as its worker will reckon it."""
+    from search.trial import share_of_memory
+
+    return share_of_memory(cpus_per_trial / (psutil.cpu_count() or 1))
+
+
+def check_fits(spec: StudySpec, corpus: Corpus) -> None:
+    """Raises UserError where the one recipe that a study consists of cannot be trained on this machine."""
+    baseline = spec.baselines[0]
+    config = spec.config(dict(baseline.params), baseline.name, spec.seed)
+    needed = memory_needed(config, _shape(config, corpus), len(corpus.split.classes))
+    share = local_share_bytes(spec.cpus_per_trial)
+    if needed > share:
+        raise UserError(
+            f"A trial must fit its share of the memory, but {baseline.name} needs about {needed / 1e9:.1f} GB and has "
+            f"{share / 1e9:.1f} GB. Give it more cores, and so a larger share, with --cpus-per-trial, or make it "
+            f"smaller, as with --fix batch_size=32 or --fix picture_size=128."
+        )
 
 
 def _existing(folder: Path) -> Path:
@@ -161,7 +237,7 @@ def checkpoint_bytes(spec: StudySpec, corpus: Corpus, slots: int) -> int:
     sizes = []
     for params, baseline in points:
         config = spec.config(params, baseline, spec.seed)
-        sizes.append(count_trainable(loop.build(config, config.features.shape(corpus.sample_rate_hz), classes)))
+        sizes.append(footprint(config, _shape(config, corpus), classes).parameters)
     kept = min(spec.trials, slots + KEPT_TRIALS + len(spec.baselines))
     return kept * max(sizes) * _CHECKPOINT_BYTES_PER_PARAMETER
 

@@ -1,4 +1,4 @@
-"""The main command: searches one family's space on one corpus.
+"""The main command: searches one family's space on one corpus, or several families', one after the other.
 
     python search/run.py --space blstm --data nsynth:PATH
 
@@ -13,13 +13,15 @@ import traceback
 from pathlib import Path
 
 import click
+from rich.console import Group
 
-from search import options, versions
+from search import comparison, options, versions
 from search.options import Options
 from search.progress import Terminal, bar, printable
 from trainables.errors import UserError
 
 FINISHED, USER_ERROR, FAILED, INTERRUPTED = 0, 1, 2, 130
+_CODES = {"finished": FINISHED, "failed": FAILED, "interrupted": INTERRUPTED}
 
 
 def main() -> None:
@@ -50,6 +52,8 @@ def main() -> None:
 def run(given: Options, terminal: Terminal) -> int:
     """Settles the study, then describes or runs it; the exit code."""
     versions.check()
+    if comparison.asked(given):
+        return compare(given, terminal)
     with bar(terminal) as progress:
         spec, directory, corpus = options.settle(given, progress)
     say_corpus(corpus, terminal)
@@ -66,14 +70,34 @@ def run(given: Options, terminal: Terminal) -> int:
 
     summary = run_session(given, spec, directory, corpus, terminal)
     print_result(given, summary, terminal, describe(summary, list(corpus.split.classes)))
-    return {"finished": FINISHED, "failed": FAILED, "interrupted": INTERRUPTED}[summary["state"]]
+    return _CODES[summary["state"]]
+
+
+def compare(given: Options, terminal: Terminal) -> int:
+    """Settles a study of each family, then describes or runs them all; the exit code."""
+    with bar(terminal) as progress:
+        root, settled, studies = comparison.settle(given, progress)
+    say_corpus(studies[0][3], terminal)
+    if given.dry_run:
+        from search.preflight import describe_plan, plan
+
+        plans = []
+        for own, spec, directory, corpus in studies:
+            with terminal.console.status(f"Building and timing {spec.space.title} …"):
+                plans.append(plan(spec, corpus, own, directory))
+        print_result(given, plans, terminal, Group(*(describe_plan(found) for found in plans)))
+        return FINISHED
+    terminal.say(f"Comparison {root.name} of {len(studies)} families in {root.parent}")
+    board = comparison.run(root, settled, studies, terminal)
+    print_result(given, board, terminal, comparison.describe_leaderboard(board))
+    return _CODES[board["state"]]
 
 
 def say_corpus(corpus: options.Corpus, terminal: Terminal) -> None:
     """One line on the data, and one for each thing that the user should know about it."""
-    parts = ", ".join(f"{name} {row['notes']} of {row['groups']}" for name, row in corpus.split.summary.items())
+    parts = ", ".join(f"{name} {row['clips']} of {row['groups']}" for name, row in corpus.split.summary.items())
     classes = f"{len(corpus.split.classes)} classes of {corpus.data.task}"
-    terminal.say(f"{corpus.data.corpus}: {classes}; notes of instruments: {parts}")
+    terminal.say(f"{corpus.data.corpus}: {classes}; clips of groups (instruments, artists, clips): {parts}")
     if corpus.store is None:
         terminal.say("The audio is not decoded yet; unusable recordings will be left out when it is.")
     else:

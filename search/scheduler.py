@@ -52,3 +52,12 @@ class Asha:
         seen.append(score)
         ahead = sum(other >= score for other in seen) - 1
         return epoch == self.rungs[-1] or ahead == 0 or ahead * self.reduction_factor < len(seen)
+
+    def ends(self, epoch: int, score: float) -> None:
+        """Records the score of a trial that ended by itself at `epoch` in all rungs that it will not see.
+
+        Scores are the best so far, so this is what it would have brought there.
+        """
+        for rung in self.rungs:
+            if rung > epoch:
+                self.scores.setdefault(rung, []).append(score)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,10 +15,11 @@ from typing import Any
 
 from search.engine import Engine
 from search.options import Corpus, Options
-from search.progress import Terminal, View, quiet
+from search.progress import Terminal, View, bar, quiet
 from search.records import SPEC, Journal, Row, elapsed_seconds
 from search.study import StudySpec, commit, record, versions
 from search.summary import resume_command, summary
+from spaces.domains import Params
 from trainables.errors import UserError
 from trainables.files import read_json, write_json
 
@@ -86,6 +88,7 @@ def run_session(given: Options, spec: StudySpec, directory: Path, corpus: Corpus
         )
         try:
             if engine.to_start and not halt():
+                _compute_descriptors(spec, corpus, terminal)
                 _search(given, spec, corpus, engine, halt, view, terminal)
             if not halt.interrupted:
                 return _finish(engine, halt, terminal)
@@ -123,15 +126,37 @@ def write_study(directory: Path, spec: StudySpec, corpus: Corpus) -> None:
     corpus.store.repairs.to_csv(directory / "repairs.csv", index=False)
 
 
+def _compute_descriptors(spec: StudySpec, corpus: Corpus, terminal: Terminal) -> None:
+    """Hand-crafted features take a while: they are computed before the first trial, with a bar, and cached."""
+    points: list[tuple[Params, str | None]] = [(dict(b.params), b.name) for b in spec.baselines]
+    points += [] if spec.only else [(dict(spec.space.default), None)]
+    kinds = {spec.config(params, baseline, spec.seed).features.kind for params, baseline in points}
+    if "vector" in kinds:
+        from trainables.features import vector
+
+        assert corpus.store is not None
+        with bar(terminal) as progress:
+            vector.table(corpus.store, progress)
+
+
+def say_ray_starts(address: str | None, terminal: Terminal) -> None:
+    """Says so before Ray is imported, which takes seconds, unless it runs already for an earlier study."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        terminal.say("Starting Ray …" if not address else f"Joining Ray at {address} …")
+
+
 def _search(
     given: Options, spec: StudySpec, corpus: Corpus, engine: Engine, halt: Halt, view: View, terminal: Terminal
 ) -> None:
-    terminal.say("Starting Ray …" if not given.address else f"Joining Ray at {given.address} …")
     directory = engine.journal.directory
+    say_ray_starts(given.address, terminal)
     with quiet(directory / "logs" / "search.log"):
         from search.cluster import cluster, fitting, run_trials
-        from search.preflight import check_disk, checkpoint_bytes
+        from search.preflight import check_disk, check_fits, checkpoint_bytes
 
+        if spec.only and not given.address:
+            check_fits(spec, corpus)
         with cluster(given.address):
             resources = fitting(spec.cpus_per_trial, given.gpus_per_trial, given.concurrency)
             check_disk(directory, checkpoint_bytes(spec, corpus, resources.concurrency))

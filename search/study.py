@@ -13,7 +13,7 @@ from typing import Any
 
 import spaces
 from search.scheduler import rung_epochs
-from spaces.domains import Baseline, Int, Params, Space
+from spaces.domains import Baseline, Params, Space
 from trainables.config import DataConfig, TrialConfig, resolve
 from trainables.corpora.splits import Split
 from trainables.corpora.store import Store
@@ -24,7 +24,9 @@ METRIC = {"name": "tune_balanced_accuracy", "mode": "max"}
 
 @dataclass(frozen=True)
 class StudySpec:
-    """What a study is. `only` names the one baseline it consists of, if it does.
+    """What a study is. `only` names the one baseline it consists of, if it does; `fixed` what `--fix` restricted.
+
+    `weights` says where a pretrained network's come from ("" for other families).
 
     `cpus_per_trial` is the number of threads of a trial and so decides its last digits.
     """
@@ -40,6 +42,8 @@ class StudySpec:
     cpus_per_trial: int
     with_baselines: bool
     only: str | None = None
+    fixed: tuple[str, ...] = ()
+    weights: str = ""
 
     @cached_property
     def rungs(self) -> tuple[int, ...]:
@@ -69,13 +73,14 @@ class StudySpec:
     def to_json(self) -> dict[str, Any]:
         """A JSON-able record from which `from_json` makes an equal specification."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**plain, "space": self.space.to_json(), "data": asdict(self.data)}
+        return {**plain, "space": self.space.to_json(), "data": asdict(self.data), "fixed": list(self.fixed)}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "StudySpec":
         """The specification that `to_json` recorded."""
         fields = {name: record[name] for name in cls.__dataclass_fields__}
-        return cls(**{**fields, "space": Space.from_json(record["space"]), "data": DataConfig(**record["data"])})
+        space, data = Space.from_json(record["space"]), DataConfig(**record["data"])
+        return cls(**{**fields, "space": space, "data": data, "fixed": tuple(record["fixed"])})
 
 
 def rung_table(spec: StudySpec) -> list[tuple[int, int]]:
@@ -113,16 +118,6 @@ def space_of_baseline(name: str) -> Space:
     """The space that holds a published baseline; raises UserError."""
     owners = {baseline.name: space for space in map(spaces.load, spaces.names()) for baseline in space.baselines}
     return owners[choose("baseline", name, owners)]
-
-
-def fitted(space: Space, store: Store) -> Space:
-    """The space with `seconds` cut to what the corpus has: more would only be silence."""
-    params = {param.name: param.domain for param in space.params}
-    if "seconds" not in params or not isinstance(params["seconds"], Int):
-        return space
-    longest = float(store.clips["samples"].max()) / store.sample_rate_hz
-    low, high = params["seconds"].low, params["seconds"].high
-    return space.narrowed("seconds", Int(low, min(high, max(low, round(longest)))))
 
 
 def record(spec: StudySpec, store: Store, split: Split) -> dict[str, Any]:
@@ -165,7 +160,7 @@ def commit() -> str | None:
 
 def versions() -> dict[str, str]:
     """The versions of what decides results."""
-    packages = ("ray", "optuna", "torch", "torchaudio", "numpy", "scikit-learn", "soundfile", "soxr")
+    packages = ("ray", "optuna", "torch", "torchaudio", "torchvision", "librosa", "numpy", "scikit-learn", "soxr")
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from search.engine import Engine, State
 from search.progress import duration, trial_name
+from search.records import FAMILIES
 from search.study import METRIC
 
 
@@ -42,7 +43,9 @@ def summary(engine: Engine, state: str, *, finished: dict[str, Any] | None, wall
 
 
 def resume_command(directory: Path) -> str:
-    """The command that goes on with a study, to be pasted as it is."""
+    """The command that goes on with a study, or with the comparison that it is part of, to be pasted as it is."""
+    if (directory.parent / FAMILIES).exists():
+        directory = directory.parent
     command = [Path(sys.executable).name, "search/run.py", "--resume", "--name", directory.name]
     if directory.parent != Path("studies").absolute():
         command += ["--storage", str(directory.parent)]
@@ -78,7 +81,9 @@ def _trials(found: dict[str, Any]) -> str:
     trials = found["trials"]
     stopped = ", ".join(f"{n} at {epoch}" for epoch, n in found["stopped_at"].items())
     text = f"{sum(trials[s] for s in State)} trials, {found['epochs']} epochs: {trials['complete']} trained in full"
-    text += f" ({found['max_epochs']} epochs), {trials['pruned']} stopped early" + (f" ({stopped})" if stopped else "")
+    text += f" (up to {found['max_epochs']} epochs), {trials['pruned']} stopped early" + (
+        f" ({stopped})" if stopped else ""
+    )
     if trials["running"]:
         text += f", {trials['running']} unfinished"
     return text
@@ -118,16 +123,21 @@ def _words(found: dict[str, Any], n_classes: int) -> list[Text]:
     words.append(
         Text(
             f"Interval (95 %) and accuracy are of test, scored after the choice. Intervals resample the "
-            f"{test['groups']} instruments and their notes; chance is {1 / n_classes:.3f}."
+            f"{test['groups']} groups (instruments, artists, clips) and what is in them; chance is {1 / n_classes:.3f}."
         )
     )
     if found["baselines"]:
         words.append(
             Text(
-                f"Baselines trained on the same data for {found['max_epochs']} epochs; figures published for them are "
-                f"of another corpus, all of NSynth."
+                f"Baselines trained on the same data for up to {found['max_epochs']} epochs; figures published for "
+                f"them are of another corpus."
             )
         )
+        words += [
+            Text(f"{name} was changed for this study: {', '.join(row['changes'])}.")
+            for name, row in found["baselines"].items()
+            if row["changes"]
+        ]
     for split in ("tune", "test"):
         if (score := best["splits"][split]["balanced_accuracy"]) <= 1.2 / n_classes:
             words.append(Text(f"Warning: {score:.3f} on {split} is hardly better than chance.", style="bold"))

@@ -22,6 +22,7 @@ from trainables import data, loop
 from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.files import read_json, write_json
+from trainables.footprint import training_bytes
 
 OBITUARY = "failure.json"
 REPORTED = (*(field.name for field in fields(loop.EpochReport)), "memory_bytes", "node")
@@ -75,10 +76,24 @@ class TrialWorker(tune.Trainable):
 
     def _train(self, config: dict[str, Any]) -> Iterator[dict[str, Any]]:
         trial = TrialConfig.from_json(config["config"])
-        inputs = data.trial_data(trial.data, trial.features, data.choose_device(), self._memory_bytes)
+        device = data.choose_device()
+        if device.type == "cpu":
+            self._check_memory(trial)
+        inputs = data.trial_data(trial.data, trial.features, device, self._memory_bytes)
         for report in loop.train(trial, inputs, self._folder):
             if report.epoch > config["reported"]:
                 yield asdict(report)
+
+    def _check_memory(self, trial: TrialConfig) -> None:
+        """Raises MemoryError, with numbers, for a network that could not be trained in this trial's share."""
+        dataset = data.load(trial.data)
+        shape = data.input_shape(dataset, trial.features)
+        needed = self._watch.used() + training_bytes(trial, shape, len(dataset.split.classes))
+        if needed > self._memory_bytes:
+            raise MemoryError(
+                f"needs about {needed / 1e9:.1f} GB, a trial's share is {self._memory_bytes / 1e9:.1f} GB "
+                f"(more with a larger --cpus-per-trial)"
+            )
 
 
 def _failed(reason: str) -> dict[str, Any]:
@@ -95,6 +110,11 @@ def memory_share_bytes() -> int:
     node_id = ray.get_runtime_context().get_node_id()
     node = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == node_id)
     share = max((amount / node[name] for name, amount in resources.items() if name in ("CPU", "GPU")), default=1.0)
+    return share_of_memory(share)
+
+
+def share_of_memory(share: float) -> int:
+    """The bytes that a trial with that share of the node's cores or GPUs may use."""
     return int(_MEMORY_SHARE * min(1.0, share) * total_memory_bytes())
 
 

@@ -16,7 +16,13 @@ SPACE = Space(
     name="blstm",
     title="bidirectional LSTM",
     network="recurrent",
-    settings={**TRAINING_SETTINGS, "bidirectional": "yes", "convention": "torch", "normalise": "peak"},
+    settings={
+        **TRAINING_SETTINGS,
+        "bidirectional": "yes",
+        "convention": "torch",
+        "normalise": "peak",
+        "excerpt": "first",
+    },
     params=(*RECURRENT, *TRAINING),
     default={**RECURRENT_DEFAULT, "width_1": 96, "width_2": 96},
     baselines=(

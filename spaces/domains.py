@@ -44,6 +44,10 @@ class Float:
         """Both ends of the range."""
         return (self.low, self.high)
 
+    def nearest(self, value: Value) -> Value:
+        """The value of the range that is closest."""
+        return min(max(float(value), self.low), self.high) if _is_number(value) else self.low
+
     def __str__(self) -> str:
         return f"{self.low:g} … {self.high:g}" + (" (log)" if self.log else "")
 
@@ -72,6 +76,14 @@ class Int:
         """Both ends of the range."""
         return (self.low, self.high)
 
+    def nearest(self, value: Value) -> Value:
+        """The value of the range that is closest."""
+        if not _is_number(value):
+            return self.low
+        step = 1 if self.log else self.step
+        inside = min(max(float(value), self.low), self.high)
+        return self.low + round((inside - self.low) / step) * step
+
     def __str__(self) -> str:
         how = " (log)" if self.log else f" (step {self.step})" if self.step != 1 else ""
         return f"{self.low} … {self.high}{how}"
@@ -94,6 +106,13 @@ class Choice:
     def corners(self) -> tuple[Value, ...]:
         """Every option."""
         return self.options
+
+    def nearest(self, value: Value) -> Value:
+        """The value itself, the closest number, or the first option."""
+        numbers = [option for option in self.options if _is_number(option)]
+        if value in self or not _is_number(value) or not numbers:
+            return value if value in self else self.options[0]
+        return min(numbers, key=lambda option: abs(float(option) - float(value)))
 
     def __str__(self) -> str:
         return " | ".join(str(option) for option in self.options)
@@ -125,18 +144,22 @@ class Baseline:
     """A published recipe as a point of the space, so that every study measures itself against it.
 
     `settings` override the space's own (never sampled) settings; `epochs` is the published length of training,
-    used when the baseline is run alone. `task` and `corpus` name what it was published on.
+    used when the baseline is run alone. `task` and `corpus` name what it was published on. The number of trainable
+    parameters is None where it depends on the corpus, published scores where none was published. `changes` names
+    what a study had to change, such as "picture_size 512 → 64".
     """
 
     name: str
     source: str
     corpus: str
     task: str
-    trainable_parameters: int
+    trainable_parameters: int | None
     epochs: int
-    published_accuracy: float
+    published_accuracy: float | None
     params: Mapping[str, Value]
     settings: Mapping[str, Value] = field(default_factory=dict)
+    published_balanced_accuracy: float | None = None
+    changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -193,6 +216,14 @@ class Space:
         """The point where every parameter stands at its first (low) or last (high) value."""
         return self.walk(lambda param: param.domain.corners()[-1 if high else 0])
 
+    def nearest(self, params: Mapping[str, Value]) -> Params:
+        """The point of this space closest to `params`, value by value; what is missing stands at its first value."""
+        return self.walk(
+            lambda param: (
+                param.domain.nearest(params[param.name]) if param.name in params else param.domain.corners()[0]
+            )
+        )
+
     def narrowed(self, name: str, domain: Domain) -> "Space":
         """This space with one parameter's domain replaced, as when a corpus is shorter than the range allows."""
         assert any(param.name == name for param in self.params)
@@ -200,8 +231,8 @@ class Space:
         return replace(self, params=params)
 
     def baselines_for(self, task: str) -> tuple[Baseline, ...]:
-        """The published recipes for one task, in the order in which a study tries them."""
-        return tuple(baseline for baseline in self.baselines if baseline.task == task)
+        """The recipes published for one task, or all where none was, in the order in which a study tries them."""
+        return tuple(baseline for baseline in self.baselines if baseline.task == task) or self.baselines
 
     def describe(self) -> list[tuple[str, str, str]]:
         """One row per parameter for people: name, range, condition."""
@@ -243,7 +274,7 @@ class Space:
             settings=record["settings"],
             params=tuple(_param_from_json(row) for row in record["params"]),
             default=record["default"],
-            baselines=tuple(Baseline(**row) for row in record["baselines"]),
+            baselines=tuple(Baseline(**{**row, "changes": tuple(row["changes"])}) for row in record["baselines"]),
         )
 
 

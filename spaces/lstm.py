@@ -16,7 +16,13 @@ SPACE = Space(
     name="lstm",
     title="LSTM",
     network="recurrent",
-    settings={**TRAINING_SETTINGS, "bidirectional": "no", "convention": "torch", "normalise": "peak"},
+    settings={
+        **TRAINING_SETTINGS,
+        "bidirectional": "no",
+        "convention": "torch",
+        "normalise": "peak",
+        "excerpt": "first",
+    },
     params=(*RECURRENT, *TRAINING),
     default={**RECURRENT_DEFAULT, "width_1": 128, "width_2": 128},
     baselines=(

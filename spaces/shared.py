@@ -1,5 +1,7 @@
 """Parameters that several families share. One name means one distribution in every family."""
 
+from dataclasses import replace
+
 from spaces.domains import Choice, Float, Int, Param, Value
 
 # How every family is trained. Weight decay has a switch because zero, which all published recipes use,
@@ -16,6 +18,8 @@ TRAINING = (
     Param("decay", Choice(("off", "on"))),
     Param("weight_decay", Float(1e-6, 1e-2, log=True), when={"decay": ("on",)}),
     Param("plateau", Choice(("off", "on"))),
+    Param("early_end", Choice(("off", "on"))),
+    Param("patience", Int(3, 12), when={"early_end": ("on",)}),
 )
 
 # Settings of training that are not searched: the norm to which gradients are clipped (0: not clipped), and the
@@ -31,11 +35,79 @@ TRAINING_SETTINGS: dict[str, Value] = {
 # (1000 · seconds / frame_ms, at most 400) does not explode with small pooling factors, as it would where the
 # frame counts pooled samples: at 16 kHz a frame holds 16 · frame_ms / pool of them. Each waveform is scaled to a
 # peak of 1, which none of the reports does: without it quiet notes hardly move an LSTM.
-FRAMES = (
-    Param("seconds", Int(1, 4)),
-    Param("pool", Choice((1, 2, 4, 8, 16))),
-    Param("frame_ms", Int(10, 80, step=10)),
+SECONDS = Param("seconds", Int(1, 4))
+POOL = Param("pool", Choice((1, 2, 4, 8, 16)))
+FRAMES = (SECONDS, POOL, Param("frame_ms", Int(10, 80, step=10)))
+
+# The waveform as it is, for networks without frames: resampled, then pooled. Two kilohertz keep the fundamental of
+# most notes and little else; they are what report 002 fed its networks.
+WAVEFORM = (
+    SECONDS,
+    Param("resample_hz", Choice((2000, 4000, 8000, 16000))),
+    POOL,
+    Param("pool_kind", Choice(("mean", "max")), when={"pool": (2, 4, 8, 16)}),
 )
+WAVEFORM_SETTINGS: dict[str, Value] = {"excerpt": "first", "normalise": "peak", "resampling": "soxr"}
+
+# Spectrograms as pictures, and what is done to them in training. A hop is never longer than a frame. Small pictures
+# are what a machine without a GPU can train on, 512 pixels what report 003 had: fix the sizes for such a machine.
+# One colour channel holds all that a colour map does; the maps are there because networks pretrained on photographs
+# may take them better.
+PICTURE = (
+    Param("excerpt", Choice(("first", "segments", "whole"))),
+    replace(SECONDS, when={"excerpt": ("first", "segments")}),
+    Param("picture_size", Choice((32, 48, 64, 96, 128, 224, 512))),
+    Param("frame_samples", Choice((512, 1024, 2048, 4096))),
+    Param("hop_samples", Choice((128, 256, 512))),
+    Param("frequency", Choice(("mel", "linear"))),
+    Param("log_scale", Choice(("yes", "no"))),
+    Param("colour", Choice(("none", "magma", "viridis", "coolwarm"))),
+    Param("rotation", Choice((0, 5, 15))),
+    Param("time_mask", Choice((0.0, 0.1, 0.25))),
+    Param("frequency_mask", Choice((0.0, 0.1, 0.25))),
+)
+
+# Two examples mixed: the parameter of the Beta distribution.
+MIXUP = Param("mixup", Choice((0.0, 0.2, 0.4)))
+
+# Of feed-forward networks.
+BATCH_NORM = Param("batch_norm", Choice(("off", "on")))
+DROPOUT = Param("dropout", Float(0.0, 0.6))
+
+# Stacks of convolutions. Channels grow logarithmically, since their cost is quadratic. What they find is averaged
+# (mean), or its largest value taken (max), over time or the picture; "none" keeps every place and flattens.
+_CHANNELS = Int(8, 128, log=True)
+CONVOLUTIONS = (
+    Param("conv_layers", Int(2, 5)),
+    Param("channels_1", _CHANNELS),
+    Param("channels_2", _CHANNELS),
+    Param("channels_3", _CHANNELS, when={"conv_layers": (3, 4, 5)}),
+    Param("channels_4", _CHANNELS, when={"conv_layers": (4, 5)}),
+    Param("channels_5", _CHANNELS, when={"conv_layers": (5,)}),
+)
+GLOBAL_POOL = Param("global_pool", Choice(("mean", "max", "none")))
+
+# Dense layers with relu between a feed-forward network's body and its logits.
+_HEAD = Int(16, 512, log=True)
+HEAD = (
+    Param("head_layers", Int(0, 4)),
+    Param("head_1", _HEAD, when={"head_layers": (1, 2, 3, 4)}),
+    Param("head_2", _HEAD, when={"head_layers": (2, 3, 4)}),
+    Param("head_3", _HEAD, when={"head_layers": (3, 4)}),
+    Param("head_4", _HEAD, when={"head_layers": (4,)}),
+)
+
+# torchvision's networks. The stages are the network's own five, counted from the input; a body frozen as a whole
+# has no learning rate. `weights_file` "" starts from random weights; the study puts in what was asked for.
+PRETRAINED = (
+    *PICTURE,
+    MIXUP,
+    Param("frozen_stages", Int(0, 5)),
+    Param("body_rate_factor", Float(0.01, 1.0, log=True), when={"frozen_stages": (0, 1, 2, 3, 4)}),
+    *HEAD,
+    DROPOUT,
+)
+PRETRAINED_SETTINGS: dict[str, Value] = {"weights_file": "", "weights_digest": "", "imagenet_normalise": "yes"}
 
 
 # A stack of recurrent layers with a dense head. `width_N` counts units per direction; `dropout` acts between
@@ -52,10 +124,22 @@ RECURRENT = (
     Param("dense_layers", Int(0, 2)),
     Param("dense_1", _WIDTH, when={"dense_layers": (1, 2)}),
     Param("dense_2", _WIDTH, when={"dense_layers": (2,)}),
-    Param("dropout", Float(0.0, 0.6)),
+    DROPOUT,
 )
 
-# A sound beginning: found by hand in a few tries, none of them on test.
+# A sound beginning to train from.
+TRAINING_DEFAULT: dict[str, Value] = {
+    "learning_rate": 1e-3,
+    "optimiser": "adam",
+    "batch_size": 32,
+    "loss": "ce",
+    "label_smoothing": 0.05,
+    "decay": "off",
+    "plateau": "off",
+    "early_end": "off",
+}
+
+# The same for each kind of network: found by hand in a few tries, none of them on test.
 RECURRENT_DEFAULT: dict[str, Value] = {
     "seconds": 1,
     "pool": 2,
@@ -65,22 +149,43 @@ RECURRENT_DEFAULT: dict[str, Value] = {
     "dense_layers": 1,
     "dense_1": 64,
     "dropout": 0.2,
+    **TRAINING_DEFAULT,
     "learning_rate": 3e-3,
-    "optimiser": "adam",
     "batch_size": 64,
-    "loss": "ce",
-    "label_smoothing": 0.05,
-    "decay": "off",
-    "plateau": "off",
 }
 
-# What both groups of authors left as it was: Adam, cross-entropy, no decay, no schedule.
+# One small grey picture of a whole clip, which two cores train on.
+PICTURE_DEFAULT: dict[str, Value] = {
+    "excerpt": "whole",
+    "picture_size": 64,
+    "frame_samples": 1024,
+    "hop_samples": 256,
+    "frequency": "mel",
+    "log_scale": "yes",
+    "colour": "none",
+    "rotation": 0,
+    "time_mask": 0.1,
+    "frequency_mask": 0.1,
+    "mixup": 0.0,
+}
+PRETRAINED_DEFAULT: dict[str, Value] = {
+    **PICTURE_DEFAULT,
+    "frozen_stages": 2,
+    "body_rate_factor": 0.1,
+    "head_layers": 1,
+    "head_1": 128,
+    "dropout": 0.2,
+    **TRAINING_DEFAULT,
+}
+
+# What all authors but those of report 003 left as it was: Adam, cross-entropy, no decay, no schedule.
 PLAIN_TRAINING: dict[str, Value] = {
     "optimiser": "adam",
     "loss": "ce",
     "label_smoothing": 0.0,
     "decay": "off",
     "plateau": "off",
+    "early_end": "off",
 }
 
 # Report 000 (Keras, 2022): the first second, average-pooled, shaped (steps, 20). The report does not give the
@@ -119,3 +224,37 @@ RECIPE_2018: dict[str, Value] = {
     "batch_size": 32,
 }
 SETTINGS_2018: dict[str, Value] = {"clip_norm": 0.0, "normalise": "none"}
+
+# Report 003 (PyTorch Lightning). Pictures of whole clips, frame 2048, hop 512, decibels, linear frequency,
+# 512 pixels high and wide. The report names no colour map: magma is librosa's for values of one sign, such as decibels
+# below the loudest point. Clips are not segmented; nothing else is done to pictures unless a recipe says so.
+PICTURES_GENRE: dict[str, Value] = {
+    "excerpt": "whole",
+    "picture_size": 512,
+    "frame_samples": 2048,
+    "hop_samples": 512,
+    "frequency": "linear",
+    "log_scale": "yes",
+    "colour": "magma",
+    "rotation": 0,
+    "time_mask": 0.0,
+    "frequency_mask": 0.0,
+    "mixup": 0.0,
+}
+# Adam with a rate of 0.001, times 0.1 after 3 epochs without better scores, and an end after 5. The report gives no
+# batch size; 32 is what most examples have.
+TRAINING_GENRE: dict[str, Value] = {
+    **PLAIN_TRAINING,
+    "learning_rate": 1e-3,
+    "batch_size": 32,
+    "plateau": "on",
+    "early_end": "on",
+    "patience": 5,
+}
+# Four dense layers that halve from 512 on, before the output.
+HEAD_GENRE: dict[str, Value] = {"head_layers": 4, "head_1": 512, "head_2": 256, "head_3": 128, "head_4": 64}
+# The convolutions are frozen and the head is new, the same for the three of them ("all 3 had the same layers added").
+PRETRAINED_GENRE: dict[str, Value] = {**PICTURES_GENRE, "frozen_stages": 5, **HEAD_GENRE, **TRAINING_GENRE}
+# Gradients were not clipped, and pictures not normalised as those of ImageNet were (ToTensor only).
+SETTINGS_GENRE: dict[str, Value] = {"clip_norm": 0.0}
+PRETRAINED_SETTINGS_GENRE: dict[str, Value] = {**SETTINGS_GENRE, "imagenet_normalise": "no"}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from spaces.domains import Choice, Float, Param, Space
 from spaces.shared import TRAINING, TRAINING_SETTINGS
-from trainables.features.waveform import Frames
+from trainables.features.waveform import Waveform
 
 DEFAULT = {
     "learning_rate": 1e-3,
@@ -24,6 +24,7 @@ DEFAULT = {
     "label_smoothing": 0.0,
     "decay": "off",
     "plateau": "off",
+    "early_end": "off",
 }
 MEMORY_STEP_BYTES = 64_000_000
 
@@ -39,8 +40,8 @@ def configure(params: Mapping[str, Any]) -> Config:
     return Config(params["fault"], params["marker"], params["width"])
 
 
-def features(params: Mapping[str, Any]) -> Frames:
-    return Frames(seconds=1, pool=8, frame_ms=20, normalise="none")
+def features(params: Mapping[str, Any]) -> Waveform:
+    return Waveform(seconds=1, pool=8, frame_ms=20, normalise="none")
 
 
 def build(config: Config, input_shape: tuple[int, int], n_classes: int) -> nn.Module:

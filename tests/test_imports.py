@@ -43,11 +43,17 @@ def modules() -> dict[str, Path]:
     return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
 
 
+def _waits(node: ast.AST) -> bool:
+    """Whether what stands in here is not run on import: functions, and what only type checkers read."""
+    if isinstance(node, ast.If):
+        return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+
+
 def imports_in(module: str, source: str) -> Iterator[Import]:
     """Every import in a module, wherever it stands, with `from a import b` as both `a` and `a.b`."""
     tree = ast.parse(source)
-    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-    late = {inner for function in functions for inner in ast.walk(function)}
+    late = {inner for node in ast.walk(tree) if _waits(node) for inner in ast.walk(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (Import(module, alias.name, node not in late) for alias in node.names)

@@ -9,18 +9,42 @@ from types import ModuleType
 from typing import Any
 
 from spaces.domains import Space, Value
-from trainables.features.waveform import Frames
+from trainables import features
+from trainables.features import Features
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which corpus (`nsynth:PATH` or `demo`), which task, which tune split. `digest` identifies the content."""
+    """Which corpus (as `--data` names it), which task, which splits. `digest` identifies the content.
+
+    `split` is how the corpus is divided: "official", as it comes; "random", by group; "filtered", GTZAN's
+    fault-filtered lists.
+    """
 
     corpus: str
     digest: str
     task: str
     keep_synth_lead: bool
+    split: str
     split_seed: int
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What is done to training inputs; 0 means nothing.
+
+    `rotation` turns pictures by up to that many degrees either way; `time_mask` and `frequency_mask` blank a band of
+    up to that share of the picture; `gain_db` changes a waveform's level by up to that much either way; `shift` moves
+    a picture or a waveform in time by up to that share of its length; `mixup` is the parameter of the Beta distribution
+    from which the shares of two mixed examples are drawn (Zhang et al. 2018, arXiv:1710.09412).
+    """
+
+    rotation: float = 0.0
+    time_mask: float = 0.0
+    frequency_mask: float = 0.0
+    gain_db: float = 0.0
+    shift: float = 0.0
+    mixup: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -28,7 +52,8 @@ class TrainingConfig:
     """How the network is trained. `smoothing` is that of the loss in use; `clip_norm` 0 means no clipping.
 
     `plateau_factor` multiplies the learning rate once more than `plateau_patience` epochs in a row brought no
-    better tune score; a factor of 1 leaves it alone.
+    better tune score; a factor of 1 leaves it alone. After `patience` such epochs training ends by itself; 0 means
+    that it never does. `body_rate_factor` multiplies the learning rate of a pretrained network's body.
     """
 
     loss: str
@@ -41,6 +66,8 @@ class TrainingConfig:
     clip_norm: float
     plateau_factor: float
     plateau_patience: int
+    patience: int
+    body_rate_factor: float
     batch_size: int
     max_epochs: int
 
@@ -55,7 +82,8 @@ class TrialConfig:
     family: str
     network: str
     data: DataConfig
-    features: Frames
+    features: Features
+    augment: Augment
     model: Any
     training: TrainingConfig
     seed: int
@@ -65,10 +93,11 @@ class TrialConfig:
     def identity(self) -> str:
         """A short digest of every resolved value: equal configurations, equal identities.
 
-        The corpus counts by its content, not by the place where it lies.
+        The corpus counts by its content, not by the place where it lies, and so do a network's initial weights.
         """
         record = self.to_json()
         del record["data"]["corpus"]
+        record["model"].pop("weights_file", None)
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:
@@ -83,7 +112,8 @@ class TrialConfig:
             **{
                 **record,
                 "data": DataConfig(**record["data"]),
-                "features": Frames(**record["features"]),
+                "features": features.from_json(record["features"]),
+                "augment": Augment(**record["augment"]),
                 "model": network(record["network"]).Config(**_tuples(record["model"])),
                 "training": TrainingConfig(**record["training"]),
             }
@@ -116,6 +146,7 @@ def resolve(
         network=space.network,
         data=data,
         features=module.features(values),
+        augment=Augment(**{name: float(values.get(name, 0.0)) for name in Augment.__dataclass_fields__}),
         model=module.configure(values),
         training=_training(values, max_epochs),
         seed=seed,
@@ -140,6 +171,8 @@ def _training(values: Mapping[str, Any], max_epochs: int) -> TrainingConfig:
         clip_norm=float(values["clip_norm"]),
         plateau_factor=float(values["plateau_factor"]) if values["plateau"] == "on" else 1.0,
         plateau_patience=values["plateau_patience"],
+        patience=int(values["patience"]) if values["early_end"] == "on" else 0,
+        body_rate_factor=float(values.get("body_rate_factor", 1.0)),
         batch_size=values["batch_size"],
         max_epochs=max_epochs,
     )

@@ -1,8 +1,9 @@
 """A corpus as the networks see it: per split, labels and inputs on the trial's device."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -12,25 +13,39 @@ from torch import Tensor
 
 from trainables import corpora
 from trainables.config import DataConfig
-from trainables.corpora.splits import SPLITS, Split, split
+from trainables.corpora.splits import Split, split
 from trainables.corpora.store import Store
 from trainables.errors import UserError
-from trainables.features.waveform import Frames, frames
+from trainables.features import Features, excerpt_seconds, vector
+from trainables.features.vector import Vector
 
-_CHUNK_CLIPS = 512
+_CHUNK_BYTES = 64 * 2**20
+
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Part:
-    """One split: `labels` `(clips,)` and `fetch`, which maps positions `(batch,)` to inputs on the device."""
+    """One split: `labels` `(examples,)` and `fetch`, which maps positions `(batch,)` to inputs on the device.
+
+    `clips` `(examples,)` numbers the clip that each example was cut from, 0 to their number; None where each
+    example is a clip of its own.
+    """
 
     labels: Tensor
     fetch: Callable[[Tensor], Tensor]
+    clips: Tensor | None = None
 
     @classmethod
-    def resident(cls, inputs: Tensor, labels: Tensor) -> "Part":
-        """A split whose inputs `(clips, …)` all lie on the device."""
-        return cls(labels, lambda positions: inputs[positions])
+    def resident(
+        cls,
+        inputs: Tensor,
+        labels: Tensor,
+        clips: Tensor | None = None,
+        present: Callable[[Tensor], Tensor] = lambda kept: kept,
+    ) -> "Part":
+        """A split whose examples `(examples, …)` all lie on the device; `present` makes inputs of them."""
+        return cls(labels, lambda positions: present(inputs[positions]), clips)
 
 
 @dataclass(frozen=True)
@@ -38,17 +53,30 @@ class TrialData:
     """What a trial trains on: `parts` by split name, the shape of one input, the number of classes."""
 
     parts: dict[str, Part]
-    input_shape: tuple[int, int]
+    input_shape: tuple[int, ...]
     n_classes: int
     device: torch.device
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """A corpus for one task: its store and its splits."""
 
     store: Store
     split: Split
+
+    def rows(self, name: str) -> Rows:
+        """The row numbers of a split's clips, or of those "unlabelled"."""
+        return self.split.unlabelled if name == "unlabelled" else self.split.rows[name]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Excerpts of clips: the clip's row in the store, its number within the split, the first sample."""
+
+    rows: Rows
+    clips: Rows
+    starts: Rows
 
 
 @lru_cache(maxsize=2)
@@ -60,11 +88,13 @@ def load(data: DataConfig) -> Dataset:
             f"A study keeps to one corpus, but the content of {data.corpus} has changed since it began "
             f"(digest {store.digest[:12]}, was {data.digest[:12]}). Restore the corpus or start a new study."
         )
-    parts = split(store.clips, task=data.task, keep_synth_lead=data.keep_synth_lead, seed=data.split_seed)
+    parts = split(
+        store.clips, task=data.task, how=data.split, keep_synth_lead=data.keep_synth_lead, seed=data.split_seed
+    )
     return Dataset(store, parts)
 
 
-def trial_data(data: DataConfig, how: Frames, device: torch.device, memory_bytes: int | None = None) -> TrialData:
+def trial_data(data: DataConfig, how: Features, device: torch.device, memory_bytes: int | None = None) -> TrialData:
     """Train and tune inputs of a trial, within `memory_bytes`; kept for the next trial that wants the same."""
     wanted = (data, how, device, memory_bytes)
     if wanted not in _kept:
@@ -73,49 +103,82 @@ def trial_data(data: DataConfig, how: Frames, device: torch.device, memory_bytes
     return _kept[wanted]
 
 
-_kept: dict[tuple[DataConfig, Frames, torch.device, int | None], TrialData] = {}
+_kept: dict[tuple[DataConfig, Features, torch.device, int | None], TrialData] = {}
 
 
-def _trial_data(data: DataConfig, how: Frames, device: torch.device, memory_bytes: int | None) -> TrialData:
+def _trial_data(data: DataConfig, how: Features, device: torch.device, memory_bytes: int | None) -> TrialData:
     dataset = load(data)
     parts = {name: part(dataset, name, how, device, memory_bytes) for name in ("train", "tune")}
-    return TrialData(parts, how.shape(dataset.store.sample_rate_hz), len(dataset.split.classes), device)
+    return TrialData(parts, input_shape(dataset, how), len(dataset.split.classes), device)
 
 
-def part(dataset: Dataset, name: str, how: Frames, device: torch.device, memory_bytes: int | None = None) -> Part:
+def input_shape(dataset: Dataset, how: Features) -> tuple[int, ...]:
+    """The shape of one input; how many principal components a vector keeps depends on the corpus."""
+    if isinstance(how, Vector):
+        return (fitted(dataset, how).kept,)
+    return how.shape(dataset.store.sample_rate_hz, dataset.store.clip_seconds)
+
+
+@lru_cache(maxsize=4)
+def fitted(dataset: Dataset, how: Vector) -> vector.Fitted:
+    """Scaling and projection of a corpus' vectors, fitted on its training clips alone."""
+    return vector.fit(_vectors(dataset, how, dataset.split.rows["train"]), how.pca)
+
+
+def _vectors(dataset: Dataset, how: Vector, rows: Rows) -> npt.NDArray[np.float32]:
+    columns = how.columns(vector.names(dataset.store.clip_seconds))
+    return vector.table(dataset.store)[rows][:, columns]
+
+
+def part(dataset: Dataset, name: str, how: Features, device: torch.device, memory_bytes: int | None = None) -> Part:
     """One split's inputs: computed once and kept on the device if they fit in a quarter of its free memory.
 
     On a CPU a quarter of `memory_bytes`, what the trial may use in all, counts as well. Otherwise they are
     computed anew for every batch from the memory-mapped store.
     """
-    assert name in SPLITS
-    store, rows = dataset.store, dataset.split.rows[name]
-    labels = torch.from_numpy(dataset.split.labels[rows]).to(device)
-    shape = how.shape(store.sample_rate_hz)
-    if 4 * len(rows) * shape[0] * shape[1] <= _room(device, memory_bytes) // 4:
-        inputs = torch.empty((len(rows), *shape))
-        for start, chunk in _chunks(rows):
-            inputs[start : start + len(chunk)] = torch.from_numpy(_inputs(store, chunk, how))
-        return Part.resident(inputs.to(device), labels)
+    store, rows = dataset.store, dataset.rows(name)
+    if isinstance(how, Vector):
+        vectors = torch.from_numpy(fitted(dataset, how).apply(_vectors(dataset, how, rows)))
+        return Part.resident(vectors.to(device), torch.from_numpy(dataset.split.labels[rows]).to(device))
+    examples = excerpts(store, rows, how)
+    labels = torch.from_numpy(dataset.split.labels[examples.rows]).to(device)
+    clips = torch.from_numpy(examples.clips).to(device) if how.excerpt == "segments" else None
+    rate_hz, seconds = store.sample_rate_hz, excerpt_seconds(how, store.clip_seconds)
 
-    def fetch(positions: Tensor) -> Tensor:
-        return torch.from_numpy(_inputs(store, rows[positions.cpu().numpy()], how)).to(device)
+    def prepare(positions: Rows) -> Tensor:
+        waveforms = store.waveforms(examples.rows[positions], seconds, examples.starts[positions])
+        return how.prepare(torch.from_numpy(waveforms).to(device), rate_hz)
 
-    return Part(labels, fetch)
+    if len(labels) * how.stored_bytes(rate_hz, store.clip_seconds) <= _room(device, memory_bytes) // 4:
+        chunk = max(1, _CHUNK_BYTES // (4 * int(seconds * rate_hz)))
+        chunks = np.split(np.arange(len(labels)), range(chunk, len(labels), chunk))
+        return Part.resident(torch.cat([prepare(positions) for positions in chunks]), labels, clips, how.present)
+    return Part(labels, lambda positions: how.present(prepare(positions.cpu().numpy())), clips)
+
+
+def excerpts(store: Store, rows: Rows, how: Features) -> Examples:
+    """What is taken of the clips in `rows`: one excerpt each, or with "segments" as many as fit, at least one.
+
+    Cutting comes after splitting, so all pieces of a clip lie on the same side. What remains at the end of a clip
+    is left out.
+    """
+    counts = np.ones(len(rows), dtype=np.int64)
+    size = int(excerpt_seconds(how, store.clip_seconds) * store.sample_rate_hz)
+    if how.excerpt == "segments":
+        counts = np.maximum(1, store.clips["samples"].to_numpy(np.int64)[rows] // size)
+    clips = np.repeat(np.arange(len(rows)), counts)
+    within = np.arange(len(clips)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return Examples(rows[clips], clips, within * size)
+
+
+def evaluation_batch(shape: tuple[int, ...]) -> int:
+    """How many examples to score at once: as many as fit 64 MB, at most 512."""
+    return max(1, min(512, _CHUNK_BYTES // (4 * prod(shape))))
 
 
 def choose_device() -> torch.device:
     """The GPU where there is one that this process may use, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _inputs(store: Store, rows: npt.NDArray[np.int64], how: Frames) -> npt.NDArray[np.float32]:
-    return frames(store.waveforms(rows, how.seconds), how, store.sample_rate_hz)
-
-
-def _chunks(rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-    for start in range(0, len(rows), _CHUNK_CLIPS):
-        yield start, rows[start : start + _CHUNK_CLIPS]
 
 
 def _room(device: torch.device, memory_bytes: int | None) -> int:

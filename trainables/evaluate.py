@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from torch import nn
 
 from trainables import checkpoint, data, loop
 from trainables.config import TrialConfig
+from trainables.data import Part
 from trainables.metrics import confusion_matrix, scores
 
-_BATCH = 512
 _RESAMPLES = 2000
 
 Rows = npt.NDArray[np.int64]
@@ -22,36 +23,46 @@ _SMALLEST = np.finfo(np.float32).tiny
 
 
 def predict(config: TrialConfig, weights: Path, splits: Iterable[str]) -> pd.DataFrame:
-    """Predictions of a trained model for whole splits, one row per clip.
+    """Predictions of a trained model for whole splits, one row per clip; also for clips "unlabelled".
 
-    Columns: `name`, `split`, `group`, `true`, `predicted` and one `p_CLASS` with the probability of each class.
+    Where clips are cut into segments, their probabilities are the mean over the segments. Columns: `name`, `split`,
+    `group`, `true`, `predicted` and one `p_CLASS` with the probability of each class.
     """
     torch.set_num_threads(config.threads)
     device = data.choose_device()
     dataset = data.load(config.data)
     classes = dataset.split.classes
-    shape = config.features.shape(dataset.store.sample_rate_hz)
-    model = loop.build(config, shape, len(classes))
+    shape = data.input_shape(dataset, config.features)
+    model = loop.build(loop.without_initial_weights(config), shape, len(classes))
     checkpoint.load_weights(weights, model)
     model.to(device).eval()
     frames = []
     for name in splits:
-        part = data.part(dataset, name, config.features, device)
-        with torch.inference_mode():
-            batches = torch.arange(len(part.labels)).split(_BATCH)
-            chances = torch.cat(
-                [loop.forward(model, part.fetch(batch.to(device))).softmax(1).cpu() for batch in batches]
-            ).numpy()
-        rows = dataset.split.rows[name]
+        rows = dataset.rows(name)
+        chances = _chances(model, data.part(dataset, name, config.features, device), len(rows), shape)
+        labels = dataset.split.labels[rows]
+        named = np.array([*classes, ""], dtype=object)  # a label of -1, unlabelled, is the last one
         columns: dict[str, Any] = {
             "name": dataset.store.clips["name"].to_numpy()[rows],
             "split": name,
             "group": dataset.split.groups[rows],
-            "true": np.array(classes, dtype=object)[dataset.split.labels[rows]],
-            "predicted": np.array(classes, dtype=object)[chances.argmax(1)],
+            "true": named[labels],
+            "predicted": named[chances.argmax(1)],
         }
         frames.append(pd.DataFrame({**columns, **{f"p_{c}": chances[:, i] for i, c in enumerate(classes)}}))
     return pd.concat(frames, ignore_index=True)
+
+
+def _chances(model: nn.Module, part: Part, clips: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Probabilities `(clips, classes)`."""
+    with torch.inference_mode():
+        batches = torch.arange(len(part.labels), device=part.labels.device).split(data.evaluation_batch(shape))
+        found = torch.cat([loop.forward(model, part.fetch(batch)).softmax(1) for batch in batches])
+        if part.clips is not None:
+            sums = torch.zeros(clips, found.shape[1], device=found.device).index_add_(0, part.clips, found)
+            found = sums / torch.bincount(part.clips, minlength=clips)[:, None]
+        chances: npt.NDArray[np.float32] = found.cpu().numpy()
+    return chances
 
 
 def summarise(predictions: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables import checkpoint, losses
+from trainables import augment, checkpoint, losses
 from trainables.config import TrainingConfig, TrialConfig, network
-from trainables.data import Part, TrialData
+from trainables.data import Part, TrialData, evaluation_batch
 from trainables.metrics import scores
-
-_EVALUATION_BATCH = 512
 
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What one epoch gave. Scores are in [0, 1]; losses are means per clip, None where not finite.
+    """What one epoch gave. Scores are in [0, 1]; losses are means per example, None where not finite.
+
+    Where clips are cut into segments, tune scores are those of clips: the segments' probabilities are averaged.
 
     `score` is the best tune balanced accuracy so far and `best_epoch` the epoch that reached it first: the one
     definition of how good a trial is. `failure` says why the trial ends here, if it must: its numbers then
-    count nowhere. Training metrics are those of the forward passes that trained (dropout on).
+    count nowhere. `ended` says that training ended by itself here: no better score for as long as its patience.
+    Training metrics are those of the forward passes that trained (dropout and augmentation on).
     """
 
     epoch: int
@@ -44,10 +45,11 @@ class EpochReport:
     tune_balanced_accuracy: float
     tune_macro_f1: float
     failure: str | None = None
+    ended: bool = False
     epoch_seconds: float = field(default=0.0, compare=False)
 
 
-def build(config: TrialConfig, input_shape: tuple[int, int], n_classes: int) -> nn.Module:
+def build(config: TrialConfig, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
     """The untrained network of a configuration; equal seeds give equal weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -55,8 +57,15 @@ def build(config: TrialConfig, input_shape: tuple[int, int], n_classes: int) -> 
     return model
 
 
+def without_initial_weights(config: TrialConfig) -> TrialConfig:
+    """The configuration for a network whose weights are loaded anyway: a pretrained one needs no file of its own."""
+    if not hasattr(config.model, "weights_file"):
+        return config
+    return replace(config, model=replace(config.model, weights_file=""))
+
+
 def train(config: TrialConfig, data: TrialData, folder: Path | None = None) -> Iterator[EpochReport]:
-    """Trains to `max_epochs`, yielding one report per epoch, or up to the epoch that diverges.
+    """Trains to `max_epochs`, yielding one report per epoch, or until it diverges or its patience ends.
 
     With a `folder` each epoch is saved there before it is reported; started again with the same folder, the
     generator yields the same reports from the first on, those of saved epochs without any work. Every random
@@ -89,6 +98,8 @@ class _Run:
     def __init__(self, config: TrialConfig, data: TrialData) -> None:
         self.config, self.data = config, data
         self.model = build(config, data.input_shape, data.n_classes).to(data.device)
+        self.augment = augment.build(config.augment)
+        self.mixup = augment.Mixup(config.augment.mixup)
         self.loss = losses.make(config.training.loss, config.training.smoothing)
         self.optimiser = _optimiser(self.model, config.training, data.device)
         self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -103,7 +114,9 @@ class _Run:
     @property
     def finished(self) -> bool:
         last = self.reports[-1] if self.reports else None
-        return last is not None and (last.failure is not None or last.epoch >= self.config.training.max_epochs)
+        if last is None:
+            return False
+        return last.failure is not None or last.ended or last.epoch >= self.config.training.max_epochs
 
     def epoch(self) -> EpochReport:
         """Trains for one epoch, scores it, and appends the report."""
@@ -119,12 +132,15 @@ class _Run:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         before = self.reports[-1] if self.reports else None
         better = not bad and (before is None or values["tune_balanced_accuracy"] > before.score)
+        best_epoch = epoch if better else before.best_epoch if before else 0
+        patience = self.config.training.patience
         report = EpochReport(
             epoch=epoch,
             score=values["tune_balanced_accuracy"] if better else before.score if before else 0.0,
-            best_epoch=epoch if better else before.best_epoch if before else 0,
+            best_epoch=best_epoch,
             learning_rate=learning_rate,
             failure=f"{bad[0].replace('_', ' ')} became {values[bad[0]]} in epoch {epoch}" if bad else None,
+            ended=not bad and 0 < patience <= epoch - best_epoch,
             epoch_seconds=time.perf_counter() - started,
             **{name: None if name in bad else value for name, value in values.items()},  # type: ignore[arg-type]
         )
@@ -137,22 +153,27 @@ class _Run:
         """One pass over a split. Sums stay on the device; it is waited for once, at the end."""
         n, classes, device = len(part.labels), self.data.n_classes, self.data.device
         order = torch.randperm(n) if training else torch.arange(n)
+        batch = self.config.training.batch_size if training else evaluation_batch(self.data.input_shape)
         sums = torch.zeros(2, dtype=torch.float64, device=device)
-        confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
-        self.model.train(training)
+        outcome = _Outcome(part, classes, by_clip=not training)
+        for module in (self.model, self.augment, self.mixup):
+            module.train(training)
         with torch.set_grad_enabled(training):
-            for positions in order.split(self.config.training.batch_size if training else _EVALUATION_BATCH):
+            for positions in order.split(batch):
                 positions = positions.to(part.labels.device)
                 targets = part.labels[positions]
-                logits = forward(self.model, part.fetch(positions))
+                inputs, others, share = self.mixup(self.augment(part.fetch(positions)), targets)
+                logits = forward(self.model, inputs)
                 loss = self.loss(logits, targets)
+                if share < 1:
+                    loss = share * loss + (1 - share) * self.loss(logits, others)
                 if training:
                     self._step(loss)
                 logits = logits.detach()
                 sums += torch.stack([loss.detach(), F.cross_entropy(logits, targets)]).double() * len(targets)
-                confusion += torch.bincount(targets * classes + logits.argmax(1), minlength=classes * classes)
+                outcome.add(positions, logits)
         loss_sum, cross_entropy_sum = sums.tolist()
-        found = scores(confusion.cpu().numpy().reshape(classes, classes).astype(np.int64))
+        found = scores(outcome.confusion().cpu().numpy().reshape(classes, classes).astype(np.int64))
         return {"loss": loss_sum / n, "cross_entropy": cross_entropy_sum / n, **asdict(found)}
 
     def _step(self, loss: Tensor) -> None:
@@ -179,9 +200,51 @@ class _Run:
         self.reports = [EpochReport(**report) for report in state["reports"]]
 
 
+class _Outcome:
+    """Counts right and wrong answers on the device, of examples or, `by_clip`, of clips cut into several."""
+
+    def __init__(self, part: Part, classes: int, *, by_clip: bool) -> None:
+        self.part, self.classes = part, classes
+        device = part.labels.device
+        self.clips = part.clips if by_clip else None
+        n_clips = 0 if self.clips is None else int(self.clips[-1]) + 1
+        self.chances = torch.zeros(n_clips, classes, device=device)
+        self.counts = torch.zeros(classes * classes, dtype=torch.int64, device=device)
+
+    def add(self, positions: Tensor, logits: Tensor) -> None:
+        """Takes the logits `(batch, classes)` of the examples at `positions`."""
+        if self.clips is None:
+            self._count(self.part.labels[positions], logits)
+        else:
+            self.chances.index_add_(0, self.clips[positions], logits.softmax(1))
+
+    def confusion(self) -> Tensor:
+        """Counts `(true class * predicted class,)`."""
+        if self.clips is not None:
+            truth = torch.zeros(len(self.chances), dtype=torch.int64, device=self.clips.device)
+            self._count(truth.scatter_(0, self.clips, self.part.labels), self.chances)
+        return self.counts
+
+    def _count(self, targets: Tensor, values: Tensor) -> None:
+        self.counts += torch.bincount(targets * self.classes + values.argmax(1), minlength=self.classes**2)
+
+
 def _optimiser(model: nn.Module, config: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:
-    """Adam with decoupled weight decay (plain Adam where that is zero), or SGD with momentum."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    """Adam with decoupled weight decay (plain Adam where that is zero), or SGD with momentum.
+
+    A pretrained body, `model.body`, learns at its own rate.
+    """
+    inner = getattr(model, "body", None)
+    body = set(inner.parameters()) if isinstance(inner, nn.Module) else set()
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    weights = [
+        {"params": [weight for weight in trained if weight not in body], "lr": config.learning_rate},
+        {
+            "params": [weight for weight in trained if weight in body],
+            "lr": config.learning_rate * config.body_rate_factor,
+        },
+    ]
+    weights = [group for group in weights if group["params"]]
     fused = device.type == "cuda"
     if config.optimiser == "adam":
         return torch.optim.AdamW(

@@ -10,7 +10,7 @@ from search.study import StudySpec
 from spaces.domains import Baseline, Choice, Float, Param, Space
 from trainables.config import DataConfig
 
-DATA = DataConfig(corpus="demo", digest="0" * 64, task="family", keep_synth_lead=False, split_seed=0)
+DATA = DataConfig(corpus="demo", digest="0" * 64, task="family", keep_synth_lead=False, split="official", split_seed=0)
 
 SPACE = Space(
     name="toy",

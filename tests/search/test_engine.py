@@ -25,6 +25,7 @@ def curve(trial: Trial, epoch: int) -> dict[str, Any]:
             "score": trial.score,
             "best_epoch": trial.best_epoch,
             "failure": f"nan in epoch {epoch}",
+            "ended": False,
         }
     score = (1 - abs(x - 0.6)) * (1 - math.exp(-epoch / 3))
     return {
@@ -33,6 +34,7 @@ def curve(trial: Trial, epoch: int) -> dict[str, Any]:
         "best_epoch": epoch,
         "tune_balanced_accuracy": score,
         "failure": None,
+        "ended": False,
     }
 
 
@@ -90,9 +92,9 @@ def test_a_diverged_trial_ends_at_once_and_stays_out_of_the_rungs(tmp_path: Path
     assert good
     assert bad
     for epoch in (1, 2):
-        engine.report(good.number, {"epoch": epoch, "score": 0.3, "best_epoch": epoch, "failure": None})
-    engine.report(bad.number, {"epoch": 1, "score": 0.9, "best_epoch": 1, "failure": None})
-    decision = engine.report(bad.number, {"epoch": 2, "score": 0.9, "best_epoch": 1, "failure": "nan"})
+        engine.report(good.number, {"epoch": epoch, "score": 0.3, "best_epoch": epoch, "failure": None, "ended": False})
+    engine.report(bad.number, {"epoch": 1, "score": 0.9, "best_epoch": 1, "failure": None, "ended": False})
+    decision = engine.report(bad.number, {"epoch": 2, "score": 0.9, "best_epoch": 1, "failure": "nan", "ended": False})
     assert decision is Decision.FAIL
     assert bad.state is State.FAILED
     assert engine.optuna_trials[bad.number].state is TrialState.FAIL
@@ -109,9 +111,9 @@ def test_the_best_is_chosen_among_trials_at_full_length_and_the_earlier_of_equal
     for first, last in scores:
         trial = engine.next_trial()
         assert trial
-        engine.report(trial.number, {"epoch": 1, "score": first, "best_epoch": 1, "failure": None})
+        engine.report(trial.number, {"epoch": 1, "score": first, "best_epoch": 1, "failure": None, "ended": False})
         if last is not None:
-            engine.report(trial.number, {"epoch": 2, "score": last, "best_epoch": 1, "failure": None})
+            engine.report(trial.number, {"epoch": 2, "score": last, "best_epoch": 1, "failure": None, "ended": False})
     assert [trial.number for trial in engine.best()] == [0, 2]
 
 
@@ -189,3 +191,24 @@ def test_losers_leave_no_checkpoints(tmp_path: Path, make_spec: Make) -> None:
     kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert kept == {f"{trial.number:04d}" for trial in engine.best()[:3]}
     assert not list((tmp_path / "checkpoints").rglob("state.pt"))
+
+
+def test_a_trial_whose_patience_ended_is_complete_and_a_replay_knows_it(tmp_path: Path, make_spec: Make) -> None:
+    spec = make_spec(trials=2)
+    engine = Engine(spec, Journal(tmp_path))
+    first, second = engine.next_trial(), engine.next_trial()
+    assert first and second
+    for epoch in (1, 2):
+        report = {"epoch": epoch, "score": 0.8, "best_epoch": 1, "failure": None, "ended": epoch == 2}
+        decision = engine.report(first.number, report)
+    assert (decision, first.state, first.epoch) == (Decision.COMPLETE, State.COMPLETE, 2)
+    assert engine.optuna_trials[0].value == 0.8
+    engine.journal.close()
+    again = Engine(spec, Journal(tmp_path))
+    assert [trial.state for trial in again.trials] == [State.COMPLETE, State.RUNNING]
+    # The second trial passes the first rung ahead of the first trial's score; at the next it meets that score again.
+    scores = {1: 0.9, 2: 0.9, 3: 0.7}
+    for epoch, score in scores.items():
+        report = {"epoch": epoch, "score": score, "best_epoch": 1, "failure": None, "ended": False}
+        decision = again.report(second.number, report)
+    assert decision is Decision.STOP

@@ -57,7 +57,7 @@ def settle(tmp_path: Path, tiny_corpus: Path, cache: Path, monkeypatch: pytest.M
         (("--baseline", "blstm-2020"), "baseline must be one of .*but is 'blstm-2020'. Did you mean blstm-2022?"),
         ((), "neither --space nor --baseline came"),
         (("--space", "lstm", "--baseline", "lstm-2022"), "Leave one out"),
-        (("--space", "lstm", "--task", "mood"), "--task must be one of family, source, but is 'mood'"),
+        (("--space", "lstm", "--task", "mood"), "--task must be family or source for nsynth:"),
         (("--space", "lstm", "--grace-epochs", "30"), "30 > 27"),
         (("--space", "lstm", "--reduction-factor", "1"), "--reduction-factor must be at least 2"),
         (("--space", "lstm", "--gpus-per-trial", "1.5"), "fraction of one GPU or a whole number of them, but is 1.5"),
@@ -80,9 +80,9 @@ def test_mistakes_are_named_with_the_rule_and_what_came(
         settle(*arguments)
 
 
-@pytest.mark.parametrize("data", ["gtzam:here", "nsynth", "nsynth:", "demo:x"])
+@pytest.mark.parametrize("data", ["gtzam:here", "nsynth", "nsynth:", "demo:x", "csv:", "folder"])
 def test_unknown_corpora_are_refused(settle: Settle, data: str) -> None:
-    with pytest.raises(UserError, match="--data must be one of demo, nsynth:PATH"):
+    with pytest.raises(UserError, match=r"--data must be one of demo, demo-genre, nsynth:PATH, .* but is"):
         settle("--space", "lstm", data=data)
 
 
@@ -123,7 +123,7 @@ def test_defaults_and_names(settle: Settle, tmp_path: Path) -> None:
     spec, directory, corpus = settle("--space", "lstm")
     assert (spec.trials, spec.max_epochs, spec.rungs, spec.seed) == (32, 27, (3, 9, 27), 0)
     assert directory == tmp_path / "studies" / "lstm-corpus"
-    assert corpus.split.summary["train"] == {"notes": 27, "groups": 9}
+    assert corpus.split.summary["train"] == {"clips": 27, "groups": 9}
     directory.mkdir(parents=True)
     assert settle("--space", "lstm")[1].name == "lstm-corpus-2"
     assert settle("--space", "lstm", "--name", directory.name)[1] == directory, "an empty folder is as good as none"
@@ -258,7 +258,7 @@ def test_bad_recordings_are_listed_in_the_study_and_counted_on_screen(
     assert list(listed["name"]) == [cut.stem]
     assert "truncated" in listed["reason"][0] or "promises" in listed["reason"][0], listed["reason"][0]
     assert list(pd.read_csv(directory / "repairs.csv")["name"]) == [stereo.stem]
-    assert sum(row["notes"] for row in corpus.split.summary.values()) == 59
+    assert sum(row["clips"] for row in corpus.split.summary.values()) == 59
 
     screen = Terminal(sys.stdout, Console(file=sys.stdout, soft_wrap=True))
     say_corpus(corpus, screen)
@@ -334,8 +334,8 @@ def test_a_dry_run_says_it_all_and_starts_nothing(tiny_corpus: Path, cache: Path
     assert found["classes"] == ["bass", "organ", "reed"]
     assert found["rungs"] == [3, 9, 27]
     assert found["rung_table"] == [[3, 32], [9, 12], [27, 5]]
-    assert found["splits"]["train"] == {"notes": 27, "groups": 9}
-    assert found["splits"]["tune"] == {"notes": 9, "groups": 3}
+    assert found["splits"]["train"] == {"clips": 27, "groups": 9}
+    assert found["splits"]["tune"] == {"clips": 9, "groups": 3}
     assert [row["name"] for row in found["baselines"]] == ["blstm-2022", "blstm-2018"]
     assert found["estimated_seconds"] > 0
     assert found["budget_epochs"] > 0

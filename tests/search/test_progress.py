@@ -104,9 +104,10 @@ def test_the_end_names_the_winner_the_baselines_and_the_place(tmp_path: Path) ->
         "epochs": 9,
         "trainable_parameters": 1_090_058,
         "params": {"x": 0.123456, "kind": "a"},
+        "changes": [],
         "splits": dict.fromkeys(("tune", "valid", "test"), scores),
     }
-    published = {**model, "trial": 0, "baseline": "blstm-2022-source", "origin": "published"}
+    published = {**model, "trial": 0, "baseline": "blstm-2022-source", "origin": "published", "changes": ["x 1 → 2"]}
     found: dict[str, Any] = {
         "state": "finished",
         "directory": str(tmp_path / "study"),
@@ -124,7 +125,8 @@ def test_the_end_names_the_winner_the_baselines_and_the_place(tmp_path: Path) ->
     screen, out = terminal(live=False)
     screen.console.print(describe(found, [str(n) for n in range(10)]))
     text = out.getvalue()
-    assert "6 trials, 100 epochs: 2 trained in full (27 epochs), 3 stopped early (2 at 3, 1 at 9) in 62 min" in text
+    assert "6 trials, 100 epochs: 2 trained in full (up to 27 epochs), 3 stopped early" in text
+    assert "(2 at 3, 1 at 9) in 62 min" in text
     assert "1 failed; trial 4: loss became nan in epoch 2" in text
     assert "Chosen by its tune score: trial 3, as of epoch 5 of 9" in text
     assert "blstm-2022-source" in text
@@ -132,7 +134,8 @@ def test_the_end_names_the_winner_the_baselines_and_the_place(tmp_path: Path) ->
     assert "…" not in text.replace("0.40 … 0.70", ""), "no column is cut off at 80 columns"
     assert "hardly better than chance" not in text
     assert "On test it is above blstm-2022-source: +0.100 (95 % interval +0.020 to +0.200)" in text
-    assert "19 instruments" in text
+    assert "19 groups" in text
+    assert "blstm-2022-source was changed for this study: x 1 → 2." in text
     assert str(tmp_path / "study") in text
 
     screen, out = terminal(live=False)

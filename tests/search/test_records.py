@@ -12,7 +12,7 @@ from trainables.errors import UserError
 
 
 def report(epoch: int) -> dict[str, object]:
-    return {"epoch": epoch, "score": 0.5, "failure": None}
+    return {"epoch": epoch, "score": 0.5, "failure": None, "ended": False}
 
 
 def fill(directory: Path) -> list[dict[str, object]]:
@@ -69,7 +69,7 @@ def test_only_one_process_may_write(tmp_path: Path) -> None:
 def test_a_row_that_json_cannot_hold_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     with pytest.raises(ValueError, match="not JSON compliant"):
-        journal.epoch(0, {"epoch": 1, "score": float("nan"), "failure": None}, None, "continue")
+        journal.epoch(0, {"epoch": 1, "score": float("nan"), "failure": None, "ended": False}, None, "continue")
     assert read_journal(tmp_path) == []
     journal.close()
 

@@ -87,3 +87,19 @@ def test_a_non_finite_score_never_gets_into_a_rung() -> None:
         with pytest.raises(AssertionError, match="never counts"):
             asha.passes(1, score)
     assert asha.scores == {}
+
+
+def test_a_trial_that_ended_by_itself_counts_at_the_rungs_it_will_not_see() -> None:
+    """With one score of 0.8 known there, a newcomer's 0.7 is second of two and stops; it would have passed alone."""
+    asha = Asha((3, 9, 27), reduction_factor=3)
+    assert asha.passes(3, 0.8)
+    asha.ends(3, 0.8)
+    assert asha.scores == {3: [0.8], 9: [0.8], 27: [0.8]}
+    assert not asha.passes(9, 0.7)
+    assert Asha((3, 9, 27), reduction_factor=3).passes(9, 0.7)
+
+
+def test_ending_between_rungs_counts_from_the_next_one_on() -> None:
+    asha = Asha((3, 9, 27), reduction_factor=3)
+    asha.ends(5, 0.8)
+    assert asha.scores == {9: [0.8], 27: [0.8]}

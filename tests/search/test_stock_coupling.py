@@ -48,7 +48,13 @@ class Ours:
 
     def report(self, trial: int, epoch: int, score: float) -> bool:
         failure = None if math.isfinite(score) else "diverged"
-        row = {"epoch": epoch, "score": score if failure is None else 0.0, "best_epoch": epoch, "failure": failure}
+        row = {
+            "epoch": epoch,
+            "score": score if failure is None else 0.0,
+            "best_epoch": epoch,
+            "failure": failure,
+            "ended": False,
+        }
         return self._engine.report(trial, row) is Decision.CONTINUE
 
     def restart(self) -> None:

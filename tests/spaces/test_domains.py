@@ -186,10 +186,11 @@ def test_narrowing_replaces_one_domain_and_nothing_else() -> None:
         SPACE.narrowed("unknown", Int(1, 2))
 
 
-def test_baselines_for_a_task_keep_their_order() -> None:
+def test_baselines_for_a_task_keep_their_order_and_are_all_where_none_was_published() -> None:
     assert [baseline.name for baseline in SPACE.baselines_for("family")] == ["toy-a"]
     assert [baseline.name for baseline in SPACE.baselines_for("source")] == ["toy-b"]
-    assert SPACE.baselines_for("genre") == ()
+    assert [baseline.name for baseline in SPACE.baselines_for("genre")] == ["toy-a", "toy-b"]
+    assert replace(SPACE, baselines=()).baselines_for("genre") == ()
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from trainables import corpora, data
-from trainables.config import DataConfig, TrainingConfig, TrialConfig
+from trainables.config import Augment, DataConfig, TrainingConfig, TrialConfig
 from trainables.data import Part, TrialData
-from trainables.features.waveform import Frames
+from trainables.features.waveform import Waveform
 from trainables.models.recurrent import Config
 
 CPU = torch.device("cpu")
@@ -20,8 +20,9 @@ CPU = torch.device("cpu")
 TINY = TrialConfig(
     family="lstm",
     network="recurrent",
-    data=DataConfig("demo", "0" * 64, "family", keep_synth_lead=False, split_seed=0),
-    features=Frames(seconds=0.25, pool=8, frame_ms=25, normalise="peak"),
+    data=DataConfig("demo", "0" * 64, "family", keep_synth_lead=False, split="official", split_seed=0),
+    features=Waveform(seconds=0.25, pool=8, frame_ms=25, normalise="peak"),
+    augment=Augment(),
     model=Config(bidirectional=False, widths=(6,), dense=(5,), dropout=0.0, readout="mean", convention="torch"),
     training=TrainingConfig(
         loss="ce",
@@ -34,6 +35,8 @@ TINY = TrialConfig(
         clip_norm=1.0,
         plateau_factor=1.0,
         plateau_patience=3,
+        patience=0,
+        body_rate_factor=1.0,
         batch_size=8,
         max_epochs=5,
     ),
@@ -86,6 +89,6 @@ def corpus_config(tiny_corpus: Path, cache: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("ETUDE_CACHE", str(cache))
     spec = f"nsynth:{tiny_corpus}"
     digest = corpora.open_corpus(spec).digest
-    yield DataConfig(spec, digest, "family", keep_synth_lead=False, split_seed=0)
+    yield DataConfig(spec, digest, "family", keep_synth_lead=False, split="official", split_seed=0)
     data.load.cache_clear()
     data._kept.clear()

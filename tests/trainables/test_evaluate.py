@@ -161,10 +161,10 @@ def test_predictions_of_a_model(
     batch: int,
 ) -> None:
     """Name by name those of the model itself, dropout off, whatever the batches."""
-    monkeypatch.setattr(evaluate, "_BATCH", batch)
+    monkeypatch.setattr(data, "evaluation_batch", lambda shape: batch)
     config = tiny_config(data=corpus_config, dropout=0.5)
     dataset, rate_hz = data.load(corpus_config), 16_000
-    model = loop.build(replace(config, seed=99), config.features.shape(rate_hz), 3)
+    model = loop.build(replace(config, seed=99), config.features.shape(rate_hz, 0.25), 3)
     checkpoint.save_weights(tmp_path, model)
     found = evaluate.predict(config, tmp_path / WEIGHTS, ("valid", "test"))
     assert list(found.columns) == ["name", "split", "group", "true", "predicted", "p_bass", "p_organ", "p_reed"]
@@ -175,11 +175,11 @@ def test_predictions_of_a_model(
     np.testing.assert_allclose(chances.sum(axis=1), 1, rtol=1e-5)
     for number, row in enumerate(found.itertuples()):
         clip = clips.loc[row.name]
-        assert (row.split, row.group, row.true) == (clip["split"], clip["instrument"], clip["family"])
+        assert (row.split, row.group, row.true) == (clip["split"], clip["group"], clip["family"])
         assert row.predicted == CLASSES[chances[number].argmax()]
         position = np.flatnonzero(dataset.store.clips["name"] == row.name)
         waveform = dataset.store.waveforms(position, config.features.seconds)
-        inputs = torch.from_numpy(data.frames(waveform, config.features, rate_hz))
+        inputs = config.features.prepare(torch.from_numpy(waveform), rate_hz)
         with torch.no_grad():
             expected = model.eval()(inputs).softmax(1)[0].numpy()
         np.testing.assert_allclose(chances[number], expected, rtol=1e-4)
@@ -194,3 +194,21 @@ def test_predictions_give_the_score_that_training_reported(
     found = evaluate.summarise(evaluate.predict(config, tmp_path / WEIGHTS, ("tune",)))["tune"]
     assert found["balanced_accuracy"] == pytest.approx(last.score)
     assert found["clips"] == len(inputs.parts["tune"].labels)
+
+
+def test_probabilities_of_segments_are_averaged_per_clip(
+    corpus_config: DataConfig, tiny_config: Callable[..., TrialConfig], tmp_path: Path
+) -> None:
+    config = tiny_config(data=corpus_config)
+    config = replace(config, features=replace(config.features, seconds=0.1, excerpt="segments"))
+    inputs = data.trial_data(config.data, config.features, torch.device("cpu"))
+    *_, last = loop.train(config, inputs, tmp_path)
+    found = evaluate.predict(config, tmp_path / WEIGHTS, ("tune",))
+    assert len(found) == 9
+    model = loop.build(config, inputs.input_shape, 3)
+    checkpoint.load_weights(tmp_path / WEIGHTS, model)
+    with torch.no_grad():
+        chances = model.eval()(inputs.parts["tune"].fetch(torch.arange(18))).softmax(1)
+    expected = chances.reshape(9, 2, 3).mean(1).numpy()
+    np.testing.assert_allclose(found[[f"p_{name}" for name in CLASSES]].to_numpy(), expected, rtol=1e-4)
+    assert evaluate.summarise(found)["tune"]["balanced_accuracy"] == pytest.approx(last.score)

@@ -24,8 +24,14 @@ RATES_HZ = range(1_000, 400_001)
 MARGIN_SECONDS = 0.1  # read beyond the cut, so that a resampler's edge does not fall inside the clip
 FULL_SCALE = 32_768.0
 
-# What a file must begin with. libsndfile would also try to find MP3 frames in arbitrary bytes.
+# What a file must begin with. libsndfile would also try to find MP3 frames in arbitrary bytes, so those are
+# accepted only where the file's name says so too.
 MAGIC = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS", b".snd")
+MP3_TAG = b"ID3"
+MP3_TAG_HEADER_BYTES = 10
+MP3_FRAMES_SEARCHED_BYTES = 200  # the encoder's own header stands in the first frame, behind its side information
+OGG_PAGE = b"OggS"
+OGG_LAST_PAGE = 4  # a flag
 UNKNOWN_LENGTH = 0xFFFF_FFFF
 PCM = 1
 
@@ -39,10 +45,14 @@ class BadAudio(Exception):  # noqa: N818 - a verdict on one file, not a failure 
 
 @dataclass(frozen=True)
 class Decoded:
-    """`samples` is mono, shape `(samples,)`; `repairs` says in words what was changed to get there."""
+    """`samples` is mono, shape `(samples,)`; `repairs` says in words what was changed to get there.
+
+    `cut` is true where the file goes on behind them.
+    """
 
     samples: Samples
     repairs: tuple[str, ...] = ()
+    cut: bool = False
 
     @property
     def digest(self) -> str:
@@ -67,21 +77,23 @@ def samples_digest(samples: Samples) -> str:
     return hashlib.sha256(np.ascontiguousarray(samples, dtype="<i2").data).hexdigest()[:16]
 
 
-def decode(data: bytes, *, sample_rate_hz: int, max_seconds: float) -> Decoded:
+def decode(data: bytes, *, sample_rate_hz: int, max_seconds: float, mp3: bool = False) -> Decoded:
     """Return the first `max_seconds` of a sound file's bytes as mono int16 at `sample_rate_hz`.
 
     Several channels become their mean, another rate is resampled, values beyond full scale are clipped; each
-    is named in `repairs`. Raises BadAudio for what is empty, damaged, silent, not finite or not audio.
+    is named in `repairs`. With `mp3` the file may also be one. Raises BadAudio for what is empty, damaged, silent,
+    not finite or not audio.
     """
     if not data:
         raise BadAudio("empty file")
-    if not data.startswith(MAGIC):
+    if not data.startswith(MAGIC) and not (mp3 and begins_as_mp3(data)):
         raise BadAudio(f"not audio: the file begins with {data[:8]!r}")
     check_lengths(data)
     frames, rate_hz, repairs = read_frames(data, max_seconds)
     if not len(frames):
         raise BadAudio("no samples: the file holds a header only")
     limit = int(max_seconds * sample_rate_hz)
+    cut = len(frames) * sample_rate_hz > limit * rate_hz
     if frames.dtype == np.int16 and frames.shape[1] == 1 and rate_hz == sample_rate_hz:
         samples: Samples = frames[:limit, 0].astype(np.int16)  # a view would keep the whole file in memory
     else:
@@ -89,7 +101,12 @@ def decode(data: bytes, *, sample_rate_hz: int, max_seconds: float) -> Decoded:
         repairs += more
     if not samples.any():
         raise BadAudio("silent: every sample is zero")
-    return Decoded(samples, repairs)
+    return Decoded(samples, repairs, cut)
+
+
+def begins_as_mp3(data: bytes) -> bool:
+    """Whether `data` begins with an ID3 tag or the mark of an MPEG audio frame of layer III."""
+    return data.startswith(MP3_TAG) or (len(data) > 1 and data[0] == 0xFF and data[1] & 0xE6 == 0xE2)
 
 
 def check_size(size: int) -> None:
@@ -108,6 +125,36 @@ def check_lengths(data: bytes) -> None:
         start, size = struct.unpack_from(">II", data, 4)
         if size != UNKNOWN_LENGTH:
             _check_held("AU header", size, len(data) - start)
+    elif data.startswith(OGG_PAGE):
+        _check_ogg(data)
+    elif begins_as_mp3(data):
+        _check_mp3(data)
+
+
+def _check_ogg(data: bytes) -> None:
+    """The last page of an Ogg file bears a flag, and its length follows from the table behind its header."""
+    page = data.rfind(OGG_PAGE)
+    if len(data) < page + 27 or not data[page + 5] & OGG_LAST_PAGE:
+        raise BadAudio("truncated: the file ends before its last page")
+    segments = data[page + 27 : page + 27 + data[page + 26]]
+    _check_held("last page", 27 + data[page + 26] + sum(segments), len(data) - page)
+
+
+def _check_mp3(data: bytes) -> None:
+    """Most encoders leave the stream's bytes in its first frame (Xing's header); without it nobody can tell."""
+    start = 0
+    if data.startswith(MP3_TAG) and len(data) >= MP3_TAG_HEADER_BYTES:
+        size = 0
+        for seven_bits in data[6:MP3_TAG_HEADER_BYTES]:
+            size = size << 7 | seven_bits & 0x7F
+        start = MP3_TAG_HEADER_BYTES + size
+        _check_held("ID3 tag", start, len(data))
+    first = data[start : start + MP3_FRAMES_SEARCHED_BYTES]
+    found = max(first.find(b"Xing"), first.find(b"Info"))
+    if found >= 0 and len(first) >= found + 16:
+        flags, frames, size = struct.unpack_from(">III", first, found + 4)
+        if flags & 2:
+            _check_held("MP3 header", size if flags & 1 else frames, len(data) - start)
 
 
 def wav_header(data: bytes) -> WavHeader:

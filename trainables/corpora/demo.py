@@ -8,17 +8,16 @@ modal, FM, plucked string or filtered noise), body filter, envelope, effects. Al
 
 import itertools
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import soundfile
-from filelock import FileLock
 from numpy.typing import NDArray
+
+from trainables.corpora import generated
+from trainables.corpora.generated import Progress
 
 VERSION = 1  # part of the cache's name: raise it with any change of what is written
 SEED = 20_170_405  # the day NSynth appeared (Engel et al. 2017, arXiv:1704.01279)
@@ -32,7 +31,6 @@ SPLITS = ("train", "valid", "test")
 SOURCES = ("acoustic", "electronic", "synthetic")  # the position is NSynth's integer
 
 Samples = NDArray[np.float64]
-Progress = Callable[[str, int, int], None]
 SECONDS: Samples = np.arange(round(CLIP_SECONDS * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
 FREQUENCIES_HZ: Samples = np.arange(len(SECONDS) // 2 + 1) / CLIP_SECONDS
 OCTAVES: Samples = np.log2(np.maximum(20, FREQUENCIES_HZ))
@@ -129,24 +127,14 @@ class Note:
 def generate(root: Path, progress: Progress | None = None) -> Path:
     """Writes the corpus to ``root``, all or nothing, and returns ``root``; a complete one is left as it is.
 
-    It is written to a temporary sibling and renamed, so whoever finds ``root`` finds all of it.
     ``progress`` is called as ``(what, notes done, notes in all)``.
 
     Raises:
         FileExistsError: ``root`` holds something else.
     """
     notes = list(_plan())
-    files = [*(note.path for note, _ in notes), *(Path(f"nsynth-{split}/examples.json") for split in SPLITS)]
-    if all((root / file).is_file() for file in files):
-        return root
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise FileExistsError(
-            f"the demo corpus must go to a new or empty folder, but {root} holds something else or is "
-            "incomplete; choose another folder or remove it"
-        )
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as temporary:
-        draft = Path(temporary) / root.name
+
+    def write(draft: Path) -> None:
         for folder in {(draft / note.path).parent for note, _ in notes}:
             folder.mkdir(parents=True)
         for done, (note, voice) in enumerate(notes, start=1):
@@ -154,19 +142,14 @@ def generate(root: Path, progress: Progress | None = None) -> Path:
             if progress:
                 progress("demo corpus", done, len(notes))
         _write_labels(draft, [note for note, _ in notes])
-        draft.replace(root)
-    return root
+
+    files = [*(note.path for note, _ in notes), *(Path(f"nsynth-{split}/examples.json") for split in SPLITS)]
+    return generated.write_whole(root, files, write)
 
 
 def cached(progress: Progress | None = None) -> Path:
     """The corpus in the user's cache (``$ETUDE_CACHE`` or ``~/.cache/etude``), generated at the first call."""
-    cache = Path(os.environ.get("ETUDE_CACHE", "~/.cache/etude")).expanduser()
-    cache.mkdir(parents=True, exist_ok=True)
-    root = cache / f"demo-v{VERSION}"
-    with FileLock(cache / f"{root.name}.lock"):
-        for leftover in cache.glob(f".{root.name}-*"):  # of a process that was killed
-            shutil.rmtree(leftover)
-        return generate(root, progress)
+    return generated.cached(f"demo-v{VERSION}", generate, progress)
 
 
 def _plan() -> Iterator[tuple[Note, Voice]]:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from trainables.corpora.audio import BadAudio, Samples, decode
 from trainables.corpora.journal import FLUSH_EVERY, Entry, Journal, read_entries
-from trainables.corpora.nsynth import Corpus, Item, audio_items
+from trainables.corpora.layout import Corpus, Item
 from trainables.errors import UserError
 
 BATCH = 16  # items
+BATCH_BYTES = 2**21  # of decoded clips, so that long ones come in smaller batches
 BATCHES_PER_CORE = 3  # decoded or waiting for it
 WAITING_BYTES = 64 * 2**20
 
@@ -40,13 +41,18 @@ class Options:
 
     @property
     def clip_bytes(self) -> int:
-        """The most bytes one decoded note takes."""
+        """The most bytes one decoded clip takes."""
         return 2 * int(self.max_seconds * self.sample_rate_hz)
+
+    @property
+    def cut(self) -> str:
+        """The repair of clips that are longer."""
+        return f"cut to the first {self.max_seconds:g} s"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A note decoded, or why it could not be."""
+    """A clip decoded, or why it could not be."""
 
     samples: Samples | None
     digest: str = ""
@@ -62,13 +68,13 @@ def cores() -> int:
 def decode_corpus(
     corpus: Corpus, options: Options, folder: Path, samples_file: Path, total: int, progress: Progress
 ) -> None:
-    """Decode every note into `samples_file` and the journal in `folder`, going on where they end.
+    """Decode every clip into `samples_file` and the journal in `folder`, going on where they end.
 
     Raises UserError if the journal is of another corpus; OSError where the disk fails or is full.
     """
     with Journal(folder, samples_file) as journal:
         progress("decoding", 0, total)
-        items = audio_items(corpus, folder)
+        items = corpus.items(folder)
         _skip_done(items, journal, lambda reached: progress("decoding", min(reached, total), total))
         for item, outcome in _decoded(items, options):
             held = 0 if outcome.samples is None else len(outcome.samples)
@@ -105,7 +111,7 @@ def _decoded(items: Iterable[Item], options: Options) -> Iterator[tuple[Item, Ou
     workers = cores()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         try:
-            for batch in _batches(items):
+            for batch in _batches(items, max(1, min(BATCH, BATCH_BYTES // options.clip_bytes))):
                 waiting.append((batch, pool.submit(_decode_batch, batch, options)))
                 held += sum(item.held for item in batch)
                 while len(waiting) > BATCHES_PER_CORE * workers or held > WAITING_BYTES:
@@ -119,12 +125,12 @@ def _decoded(items: Iterable[Item], options: Options) -> Iterator[tuple[Item, Ou
             pool.shutdown(cancel_futures=True)
 
 
-def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Group items: handing over each alone would cost more in waiting for the interpreter than decoding it."""
     batch: list[Item] = []
     for item in items:
         batch.append(item)
-        if len(batch) == BATCH or sum(held.held for held in batch) > WAITING_BYTES // 8:
+        if len(batch) == size or sum(held.held for held in batch) > WAITING_BYTES // 8:
             yield batch
             batch = []
     if batch:
@@ -137,7 +143,13 @@ def _decode_batch(items: list[Item], options: Options) -> list[Outcome]:
 
 def _decode_item(item: Item, options: Options) -> Outcome:
     try:
-        decoded = decode(item.load(), sample_rate_hz=options.sample_rate_hz, max_seconds=options.max_seconds)
+        decoded = decode(
+            item.load(),
+            sample_rate_hz=options.sample_rate_hz,
+            max_seconds=options.max_seconds,
+            mp3=item.path.lower().endswith(".mp3"),
+        )
     except BadAudio as error:
         return Outcome(None, reason=str(error))
-    return Outcome(decoded.samples, decoded.digest, decoded.repairs)
+    repairs = (*decoded.repairs, options.cut) if decoded.cut else decoded.repairs
+    return Outcome(decoded.samples, decoded.digest, repairs)

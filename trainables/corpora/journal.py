@@ -1,4 +1,4 @@
-"""The memory of an unfinished import: samples as they are decoded, and one line about each note.
+"""The memory of an unfinished import: samples as they are decoded, and one line about each clip.
 
 A process may be killed at any point, and the machine may lose its power: whatever the two files then hold,
 `Journal.open` cuts them back to the longest part that is whole, and the import goes on behind it.
@@ -17,14 +17,14 @@ import numpy as np
 
 from trainables.corpora.audio import Samples, samples_digest
 
-FLUSH_EVERY = 64  # notes between two writes
-FLUSH_BYTES = 16 * 2**20  # of samples, between two writes of long notes
-SYNC_EVERY = 2_048  # notes between two calls for the disk: about 0.25 GB
+FLUSH_EVERY = 64  # clips between two writes
+FLUSH_BYTES = 16 * 2**20  # of samples, between two writes of long clips
+SYNC_EVERY = 2_048  # clips between two calls for the disk: about 0.25 GB of notes
 BYTES = 2  # of one sample
 
 
 class Entry(NamedTuple):
-    """What became of one note: where its `samples` lie from `offset` on, or the `reason` it has none."""
+    """What became of one clip: where its `samples` lie from `offset` on, or the `reason` it has none."""
 
     split: str
     name: str
@@ -64,7 +64,7 @@ class Journal:
         self._journal.close()
 
     def append(self, entry: Entry, samples: Samples | None = None) -> bool:
-        """Add a note; return whether it and all before it would now survive a kill of this process."""
+        """Add a clip; return whether it and all before it would now survive a kill of this process."""
         if samples is not None:
             self._waves.append(samples)
             self._waiting_bytes += samples.nbytes
@@ -105,7 +105,7 @@ class Journal:
             self._syncing.result()
 
     def _cut_back(self) -> tuple[int, int]:
-        """Cut both files back to what is whole; return the notes and the samples left."""
+        """Cut both files back to what is whole; return the clips and the samples left."""
         recent: deque[tuple[int, int, Entry]] = deque(maxlen=3 * SYNC_EVERY)
         intact = (0, 0, 0)  # entries, bytes of the journal, samples
         self.samples_path.touch()
@@ -116,7 +116,7 @@ class Journal:
                 break
             recent.append((intact[1], index, entry))
             intact = (index + 1, end, entry.offset + entry.samples)
-        # After a power cut the files may be long enough and yet hold zeros. Older notes were synced.
+        # After a power cut the files may be long enough and yet hold zeros. Older clips were synced.
         samples = np.memmap(self.samples_path, dtype="<i2", mode="r") if held else np.zeros(0, "<i2")
         for start, index, entry in recent:
             stored = samples[entry.offset : entry.offset + entry.samples]

@@ -12,23 +12,28 @@ import os
 import re
 import shutil
 import sys
-from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import IO
-
-import numpy as np
-import pandas as pd
 
 from trainables.corpora import archive
 from trainables.corpora.audio import BadAudio, check_size, read_file
 from trainables.corpora.examples import Broken, Example, parse_examples
+from trainables.corpora.layout import (
+    CLIP_OVERHEAD_BYTES,
+    SPLITS,
+    Bad,
+    Item,
+    Kind,
+    Row,
+    Survey,
+    file_checksum,
+    fingerprint,
+)
 from trainables.errors import UserError
 
-SPLITS = ("train", "valid", "test")
 LAYOUT = (
     "A corpus in NSynth's layout is a folder with nsynth-train, nsynth-valid and nsynth-test, each holding "
     "examples.json and audio/NAME.wav, or with the three archives nsynth-train*.tar.gz and so on"
@@ -37,72 +42,65 @@ NAME = re.compile(r"(?P<instrument>.+)-(?P<pitch>\d+)-(?P<velocity>\d+)", re.DOT
 TEXTS = ("instrument_str", "instrument_family_str", "instrument_source_str")
 NUMBERS = ("pitch", "velocity")
 MIDI = range(128)
-NOTE_OVERHEAD_BYTES = 1_000  # journal, labels and digests of one note on disk, generously
-
-
-@dataclass(frozen=True)
-class Row:
-    """One usable row of `examples.json`; `pitch` is a MIDI number, `velocity` lies in 0–127."""
-
-    split: str
-    name: str
-    family: str
-    source: str
-    instrument: str
-    pitch: int
-    velocity: int
-
-    @property
-    def path(self) -> str:
-        """Where the note's audio lies, relative to the corpus."""
-        return audio_path(self.split, self.name)
-
-
-@dataclass(frozen=True)
-class Bad:
-    """One thing that cannot be used, and why; `name` is empty where it belongs to no note."""
-
-    split: str
-    name: str
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """`parts` maps each split to its folder or its archive."""
+    """`parts` maps each split to its folder or its archive; see layout.Corpus."""
 
     root: Path
     parts: Mapping[str, Path]
 
+    def survey(self, clip_bytes: int) -> Survey:
+        """Look at the folders' files, or at the archives as wholes."""
+        disk = total = 0
+        checksum = 0
+        for split, part in self.parts.items():
+            if not part.is_dir():
+                found = part.stat()
+                checksum += file_checksum(f"{split}/{part.name}", found)
+                disk += archive.content_bytes(part)
+                total += found.st_size
+                continue
+            checksum += file_checksum(f"{split}/examples.json", (part / "examples.json").stat())
+            for entry in wav_files(part):
+                found = _stat(entry)
+                checksum += file_checksum(f"{split}/{entry.name}", found)
+                disk += min(found.st_size, clip_bytes) + CLIP_OVERHEAD_BYTES
+                total += 1
+        return Survey(fingerprint(self.root, checksum), disk, total)
 
-@dataclass(frozen=True)
-class Item:
-    """One note's audio, still encoded: `load` returns it or raises BadAudio.
+    def rows(self, spool: Path | None = None) -> Iterator[Row | Bad]:
+        """Stream the rows of all three lists; archived ones are read from `spool`, where `items` has put them.
 
-    `held` counts the bytes that waiting for `load` keeps in memory; `reached` says how far in the corpus this
-    item lies, in the unit of Survey.total.
-    """
+        Raises UserError for a bad `examples.json` on the way.
+        """
+        seen: set[str] = set()
+        for split in SPLITS:
+            yield from scan_split(self, split, seen, spool)
 
-    split: str
-    name: str
-    path: str
-    load: Callable[[], bytes]
-    held: int
-    reached: int
+    def items(self, spool: Path) -> Iterator[Item]:
+        """Yield from a folder the files that its rows name, from an archive all; its list goes to `spool`."""
+        seen: set[str] = set()
+        before = 0
+        for split in SPLITS:
+            part = self.parts[split]
+            if part.is_dir():
+                for item in _folder_items(self, split, seen, before):
+                    yield item
+                    before = item.reached
+            else:
+                yield from _archive_items(part, split, before, spool)
+                before += part.stat().st_size
 
-
-@dataclass(frozen=True)
-class Survey:
-    """What names, sizes and times of the files tell without opening them.
-
-    `fingerprint` changes with any of them. `disk_bytes` estimates the decoded size. `total`
-    is the amount of work: in files, and for archives in bytes.
-    """
-
-    fingerprint: str
-    disk_bytes: int
-    total: int
+    def notes(self, split: str, listed: Set[str], decoded: Set[str]) -> tuple[str, ...]:
+        """Say how many files have no row."""
+        part = self.parts[split]
+        if part.is_dir():
+            unlisted = sum(entry.name.removesuffix(".wav") not in listed for entry in wav_files(part))
+        else:
+            unlisted = len(decoded - listed)
+        return (f"{split}: {unlisted:,} files without a row in examples.json were left out",) if unlisted else ()
 
 
 def audio_path(split: str, name: str) -> str:
@@ -145,23 +143,22 @@ def _nearby(path: Path) -> str:
     return "Give the folder that holds the three splits."
 
 
-def scan(path: Path) -> Iterator[Row | Bad]:
-    """Stream the rows of all three splits without touching audio; a name comes as Row at most once.
-
-    Raises UserError for a missing path or a wrong layout at once, for a bad `examples.json` on the way.
-    """
-    return scan_corpus(locate(path))
-
-
-def scan_corpus(corpus: Corpus, spool: Path | None = None) -> Iterator[Row | Bad]:
-    """Like `scan`; archived lists are read from the folder `spool`, where `audio_items` has put them."""
-    seen: set[str] = set()
-    for split in SPLITS:
-        yield from scan_split(corpus, split, seen, spool)
-
-
 def scan_split(corpus: Corpus, split: str, seen: set[str], spool: Path | None = None) -> Iterator[Row | Bad]:
-    """Stream the rows of one split; names in `seen` are duplicates, and new ones are added to it."""
+    """Stream the rows of one split; names in `seen` are duplicates, and new ones are added to it.
+
+    Raises UserError where there is none.
+    """
+    rows = _rows(corpus, split, seen, spool)
+    first = next(rows, None)
+    if first is None:
+        raise UserError(
+            f"Each split needs notes, but nsynth-{split}/examples.json has no row. Copy it from the original corpus."
+        )
+    yield first
+    yield from rows
+
+
+def _rows(corpus: Corpus, split: str, seen: set[str], spool: Path | None) -> Iterator[Row | Bad]:
     part = corpus.parts[split]
     if part.is_dir():
         yield from _scan_file(part / "examples.json", split, seen)
@@ -176,7 +173,7 @@ def scan_split(corpus: Corpus, split: str, seen: set[str], spool: Path | None = 
 
 
 def spooled(spool: Path, split: str) -> Path:
-    """Return where `audio_items` leaves an archive's `examples.json`."""
+    """Return where `Corpus.items` leaves an archive's `examples.json`."""
     return spool / f"examples-{split}.json"
 
 
@@ -209,7 +206,7 @@ def check_row(split: str, example: Example | Broken) -> Row | Bad:
         return Bad(split, name, f"nsynth-{split}/examples.json", reason)
     instrument, family, source = (sys.intern(example.fields[key]) for key in TEXTS)
     pitch, velocity = (example.fields[key] for key in NUMBERS)
-    return Row(split, example.name, family, source, instrument, pitch, velocity)
+    return Row(split, example.name, instrument, (family, source), audio_path(split, example.name), (pitch, velocity))
 
 
 def _fault(name: str, fields: object) -> str:
@@ -248,52 +245,6 @@ def _is_text(value: object) -> bool:
     return True
 
 
-def metadata(path: Path) -> pd.DataFrame:
-    """Return the usable rows of a corpus without decoding audio, in the corpus's own order.
-
-    Columns: name, split, family, source, instrument, pitch (MIDI), velocity, path. Raises UserError like
-    `scan`.
-    """
-    texts: dict[str, list[str]] = {key: [] for key in ("name", "split", "family", "source", "instrument")}
-    pitches, velocities = array("q"), array("q")
-    for row in scan(path):
-        if isinstance(row, Row):
-            for key, column in texts.items():
-                column.append(getattr(row, key))
-            pitches.append(row.pitch)
-            velocities.append(row.velocity)
-    frame = pd.DataFrame(texts, dtype="str")
-    frame["pitch"] = np.array(pitches, dtype=np.int64)
-    frame["velocity"] = np.array(velocities, dtype=np.int64)
-    frame["path"] = "nsynth-" + frame["split"] + "/audio/" + frame["name"] + ".wav"
-    return frame
-
-
-def survey(corpus: Corpus, clip_bytes: int) -> Survey:
-    """Look at every file's name, size and time; `clip_bytes` is the most that one decoded note can take."""
-    disk = total = 0
-    checksum = 0  # a sum of hashes, so that neither order nor memory matters
-    for split, part in corpus.parts.items():
-        if not part.is_dir():
-            found = part.stat()
-            checksum += _checksum(f"{split}/{part.name}", found)
-            disk += archive.content_bytes(part)
-            total += found.st_size
-            continue
-        checksum += _checksum(f"{split}/examples.json", (part / "examples.json").stat())
-        for entry in wav_files(part):
-            found = _stat(entry)
-            checksum += _checksum(f"{split}/{entry.name}", found)
-            disk += min(found.st_size, clip_bytes) + NOTE_OVERHEAD_BYTES
-            total += 1
-    where = os.fsencode(f"{corpus.root.resolve()}\0{checksum % 2**128:032x}")
-    return Survey(sha256(where).hexdigest()[:32], disk, total)
-
-
-def _checksum(name: str, found: os.stat_result) -> int:
-    return int.from_bytes(sha256(os.fsencode(f"{name}\0{found.st_size}\0{found.st_mtime_ns}")).digest()[:16])
-
-
 def _stat(entry: "os.DirEntry[str]") -> os.stat_result:
     try:
         return entry.stat()  # a link counts with what it leads to
@@ -308,24 +259,6 @@ def wav_files(folder: Path) -> Iterator["os.DirEntry[str]"]:
             yield from (entry for entry in entries if entry.name.endswith(".wav"))
     except OSError:  # every row will say "no such file", or why it could not be opened
         return
-
-
-def audio_items(corpus: Corpus, spool: Path) -> Iterator[Item]:
-    """Yield the audio of all splits, in an order that depends on the corpus alone.
-
-    From a folder come the files that its rows name, from an archive all; its `examples.json` goes to `spool`.
-    """
-    seen: set[str] = set()
-    before = 0
-    for split in SPLITS:
-        part = corpus.parts[split]
-        if part.is_dir():
-            for item in _folder_items(corpus, split, seen, before):
-                yield item
-                before = item.reached
-        else:
-            yield from _archive_items(part, split, before, spool)
-            before += part.stat().st_size
 
 
 def _folder_items(corpus: Corpus, split: str, seen: set[str], before: int) -> Iterator[Item]:
@@ -370,3 +303,13 @@ def _archived(member: archive.Member) -> tuple[Callable[[], bytes], int]:
 
 def _refuse(reason: str) -> bytes:
     raise BadAudio(reason)
+
+
+KIND = Kind(
+    tasks=("family", "source"),
+    splits=("official",),
+    sample_rate_hz=16_000,
+    max_seconds=4.0,
+    locate=locate,
+    details=NUMBERS,
+)

@@ -26,11 +26,11 @@ from filelock import FileLock, Timeout
 from trainables.corpora.assemble import FORMAT, QUARANTINE, REPAIRS, TABLES, assemble
 from trainables.corpora.audio import FULL_SCALE
 from trainables.corpora.importer import Options, Progress, decode_corpus
-from trainables.corpora.nsynth import SPLITS, Corpus, Survey, locate, survey
+from trainables.corpora.kinds import KINDS
+from trainables.corpora.layout import Corpus, Survey
 from trainables.errors import UserError
 from trainables.files import sync, write_json
 
-KINDS = ("nsynth", "demo")
 MAX_BAD_SHARE = 0.1
 SPARE_BYTES = 2**20
 WAIT_SECONDS = 0.5
@@ -41,10 +41,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 class Store:
     """A decoded corpus.
 
-    `clips` has one row per usable note, ordered by split and name: name, split, family, source, instrument,
-    pitch (MIDI), velocity, path (in the corpus), offset and samples (where in `samples`, how many), digest.
-    `quarantine` (split, name, path, reason) lists what could not be used, `repairs` (split, name, path,
-    repair) what was changed, `notes` whatever else a user should know.
+    `clips` has one row per usable clip, ordered by split and name: name, split (the corpus' own; empty where it
+    has none, "unlabelled" for clips without a label), group (clips that belong together, as all notes of an
+    instrument do), one column per task of its kind with the label, for NSynth's layout pitch (MIDI) and velocity,
+    path (in the corpus), offset and samples (where in `samples`, how many), digest. `quarantine` (split, name,
+    path, reason) lists what could not be used, `repairs` (split, name, path, repair) what was changed, `notes`
+    whatever else a user should know.
     """
 
     root: Path
@@ -59,23 +61,34 @@ class Store:
 
     @cached_property
     def samples(self) -> npt.NDArray[np.int16]:
-        """All notes one after another, shape `(samples,)`, int16, read-only, mapped from disk."""
+        """All clips one after another, shape `(samples,)`, int16, read-only, mapped from disk."""
         return np.memmap(self.root / "samples.i16", dtype="<i2", mode="r")
+
+    @cached_property
+    def clip_seconds(self) -> float:
+        """The length of the longest clip, at most `max_seconds`."""
+        return float(self.clips["samples"].max() / self.sample_rate_hz)
 
     @cached_property
     def _places(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         return self.clips["offset"].to_numpy(np.int64), self.clips["samples"].to_numpy(np.int64)
 
-    def waveforms(self, rows: npt.NDArray[np.integer], seconds: float) -> npt.NDArray[np.float32]:
-        """Return the beginnings of clips, by position in `clips`: `(rows, int(seconds * rate))` in [-1, 1).
+    def waveforms(
+        self, rows: npt.NDArray[np.integer], seconds: float, starts: npt.NDArray[np.integer] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Return excerpts of clips, by position in `clips`: `(rows, int(seconds * rate))` in [-1, 1).
 
-        Shorter notes are followed by zeros. Raises IndexError for a row that is not there.
+        They begin at the samples `starts`, one per row, or at the clips' beginnings; after a clip's end come zeros.
+        Raises IndexError for a row that is not there.
         """
-        offsets, lengths = self._places
+        offsets, lengths = (column[rows] for column in self._places)
+        if starts is not None:
+            assert len(starts) == len(rows) and (starts >= 0).all()
+            offsets, lengths = offsets + starts, np.maximum(lengths - starts, 0)
         width = int(seconds * self.sample_rate_hz)
         waves = np.zeros((len(rows), width), dtype=np.float32)
         flat = self.samples.view(np.ndarray)  # slices of a memmap object are slow
-        for wave, offset, length in zip(waves, offsets[rows], np.minimum(lengths[rows], width), strict=True):
+        for wave, offset, length in zip(waves, offsets, np.minimum(lengths, width), strict=True):
             np.multiply(flat[offset : offset + length], np.float32(1 / FULL_SCALE), out=wave[:length])
         return waves
 
@@ -87,13 +100,14 @@ def open_store(
     kind: str,
     path: Path,
     *,
-    sample_rate_hz: int = 16_000,
-    max_seconds: float = 4.0,
+    sample_rate_hz: int | None = None,
+    max_seconds: float | None = None,
     strict: bool = False,
     progress: Progress | None = None,
 ) -> Store:
     """Return the store of the corpus in `path`, decoding it first where that has not been done.
 
+    Of each clip `max_seconds` are kept at `sample_rate_hz`, by default those of the kind.
     `progress(stage, done, total)` is told of the work: in files, or bytes of archives; total 0 means unknown.
     Raises UserError if the corpus is not there, the disk is too small, more than a tenth of a split's rows or
     all of a class are unusable, or, where `strict`, anything is.
@@ -103,14 +117,19 @@ def open_store(
 
 
 def find_store(
-    kind: str, path: Path, *, sample_rate_hz: int = 16_000, max_seconds: float = 4.0, strict: bool = False
+    kind: str,
+    path: Path,
+    *,
+    sample_rate_hz: int | None = None,
+    max_seconds: float | None = None,
+    strict: bool = False,
 ) -> Store | None:
     """Return the store that `open_store` would, if it is there already; raises UserError likewise."""
     store = _request(kind, path, sample_rate_hz, max_seconds).find()
     return judge(store, strict) if store else None
 
 
-def disk_needed(kind: str, path: Path, *, sample_rate_hz: int = 16_000, max_seconds: float = 4.0) -> int:
+def disk_needed(kind: str, path: Path, *, sample_rate_hz: int | None = None, max_seconds: float | None = None) -> int:
     """Estimate the bytes that the store of the corpus in `path` takes, from the sizes of its files."""
     return _request(kind, path, sample_rate_hz, max_seconds).surveyed.disk_bytes + SPARE_BYTES
 
@@ -154,7 +173,7 @@ def _load(root: Path) -> Store | None:
             pd.read_parquet(root / "clips.parquet"),
             _read_csv(root / "quarantine.csv", QUARANTINE),
             _read_csv(root / "repairs.csv", REPAIRS),
-            tuple(_notes(description["counts"])),
+            tuple(description["notes"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -164,31 +183,21 @@ def _read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     return pd.read_csv(path, dtype="str", keep_default_na=False, usecols=list(columns), lineterminator="\n")
 
 
-def _notes(counts: dict[str, dict[str, int]]) -> list[str]:
-    return [
-        f"{split}: {count['unlisted']:,} files without a row in examples.json were left out"
-        for split, count in counts.items()
-        if count["unlisted"]
-    ]
-
-
 def judge(store: Store, strict: bool = False) -> Store:
     """Return `store`, or raise UserError if too much of its corpus is unusable; see `open_store`."""
     description = json.loads((store.root / "store.json").read_text(encoding="utf-8"))
     listed = f"The list is in {store.root / 'quarantine.csv'}; mend or remove those rows and try again."
-    for split in SPLITS:
-        count, bad = description["counts"][split], store.quarantine[store.quarantine["split"] == split]
-        if not count["rows"]:
-            raise UserError(f"Each split needs notes, but nsynth-{split}/examples.json has no row.")
+    for split, count in description["counts"].items():
+        bad = store.quarantine[store.quarantine["split"] == split]
         if count["bad"] > MAX_BAD_SHARE * count["rows"]:
             raise UserError(
-                f"At most {MAX_BAD_SHARE:.0%} of a split's rows may be unusable, but of {split} it is "
+                f"At most {MAX_BAD_SHARE:.0%} of a split's rows may be unusable, but of {split or 'all clips'} it is "
                 f"{count['bad']:,} of {count['rows']:,} ({top_reasons(bad)}). {listed}"
             )
     for gone in description["emptied"]:
         raise UserError(
-            f"Each class must keep some notes, but none of the {gone['rows']:,} of {gone['label']} "
-            f"{gone['class']!r} in {gone['split']} can be used. {listed}"
+            f"Each class must keep some clips, but none of the {gone['rows']:,} of {gone['task']} "
+            f"{gone['class']!r} in {gone['split'] or 'the corpus'} can be used. {listed}"
         )
     if strict and len(store.quarantine):
         first = store.quarantine.head(3).astype(object).to_numpy().tolist()
@@ -229,6 +238,13 @@ class Request:
         """The file that names the store."""
         return stores_folder() / "by-source" / f"{self.fingerprint}.json"
 
+    def surveyed_again(self) -> Survey | None:
+        """Look at the files as they lie there by now; None where they are no corpus any more."""
+        try:
+            return KINDS[self.kind].locate(self.corpus.root).survey(self.options.clip_bytes)
+        except UserError:
+            return None
+
     def find(self) -> Store | None:
         """Return the store if it is there and whole."""
         try:
@@ -238,12 +254,15 @@ class Request:
         return _load(stores_folder() / Path(str(name)).name)
 
 
-def _request(kind: str, path: Path, sample_rate_hz: int, max_seconds: float) -> Request:
+def _request(kind: str, path: Path, sample_rate_hz: int | None, max_seconds: float | None) -> Request:
     if kind not in KINDS:
         raise UserError(f"A corpus must be one of {', '.join(KINDS)}, but got {kind!r}.")
-    options = Options(sample_rate_hz, float(max_seconds))
-    corpus = locate(Path(path).expanduser())
-    return Request(kind, corpus, options, survey(corpus, options.clip_bytes))
+    options = Options(
+        KINDS[kind].sample_rate_hz if sample_rate_hz is None else sample_rate_hz,
+        float(KINDS[kind].max_seconds if max_seconds is None else max_seconds),
+    )
+    corpus = KINDS[kind].locate(Path(path).expanduser())
+    return Request(kind, corpus, options, corpus.survey(options.clip_bytes))
 
 
 def _import(request: Request, progress: Progress) -> Store:
@@ -290,8 +309,8 @@ def _import_alone(request: Request, progress: Progress) -> Store:
     staged = work / "store"
     decode_corpus(request.corpus, request.options, work, staged / "samples.i16", request.surveyed.total, progress)
     progress("writing the tables", 0, 0)
-    digest = assemble(request.kind, request.corpus, request.options, work, staged)
-    if survey(request.corpus, request.options.clip_bytes) != request.surveyed:
+    digest = assemble(request.kind, KINDS[request.kind], request.corpus, request.options, work, staged)
+    if request.surveyed_again() != request.surveyed:
         shutil.rmtree(work)
         raise UserError(f"{request.corpus.root} must not change while it is imported, but it did. Import it again.")
     root = _publish(request, staged, digest)
@@ -301,10 +320,10 @@ def _import_alone(request: Request, progress: Progress) -> Store:
 
 def _publish(request: Request, staged: Path, digest: str) -> Path:
     """Move the staged store to its place, unless an equal one is there, and point to it."""
-    # Equal content can come with different lists of what was left out, so those are part of the name.
+    # Equal content can come from other paths and with other lists of what was left out: part of the name.
     lists = sha256(b"".join((staged / name).read_bytes() for name in ("quarantine.csv", "repairs.csv")))
     description = json.loads((staged / "store.json").read_text(encoding="utf-8"))
-    lists.update(json.dumps(description["counts"], sort_keys=True).encode())
+    lists.update(json.dumps([description[key] for key in ("paths", "counts", "notes")], sort_keys=True).encode())
     root = stores_folder() / f"{request.kind}-{digest[:16]}-{lists.hexdigest()[:8]}"
     # The pointer first: a pointer to nothing does no harm, a store without one would be decoded again.
     write_json(request.pointer, {"store": root.name, "source": str(request.corpus.root.absolute())})

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.features.waveform import Frames
+from trainables.features.waveform import Waveform
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,10 @@ def configure(params: Mapping[str, Any]) -> Config:
     )
 
 
-def features(params: Mapping[str, Any]) -> Frames:
+def features(params: Mapping[str, Any]) -> Waveform:
     """The sequence of frames that a point of a recurrent space describes."""
-    return Frames(
+    return Waveform(
+        excerpt=params["excerpt"],
         seconds=params["seconds"],
         pool=params["pool"],
         frame_ms=params["frame_ms"],

@@ -1,3 +1,4 @@
+import contextlib
 import io
 import os
 import struct
@@ -67,6 +68,80 @@ def test_clips_are_cut_at_max_seconds_without_a_repair() -> None:
     result = decoded(wav(samples), max_seconds=0.25)
     np.testing.assert_array_equal(result.samples, samples[:4_000])
     assert result.repairs == ()
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 22_050, 44_100])
+def test_a_cut_is_told_from_one_sample_on(rate_hz: int) -> None:
+    """A second at the file's rate and one frame more; at 44.1 kHz that is a third of a sample of the store's."""
+    samples = noise(rate_hz + 1)
+    assert not decoded(wav(samples[:-1], rate_hz), max_seconds=1.0).cut
+    longer = decoded(wav(samples, rate_hz), max_seconds=1.0)
+    assert longer.cut and len(longer.samples) == RATE_HZ
+
+
+def mp3(samples: np.ndarray, rate_hz: int = RATE_HZ) -> bytes:
+    return wav(samples, rate_hz, subtype="MPEG_LAYER_III", kind="MP3")
+
+
+def decoded_mp3(data: bytes, max_seconds: float = 4.0) -> Decoded:
+    return decode(data, sample_rate_hz=RATE_HZ, max_seconds=max_seconds, mp3=True)
+
+
+def loudest_hz(samples: np.ndarray) -> float:
+    return float(np.abs(np.fft.rfft(samples * np.hanning(len(samples)))).argmax() * RATE_HZ / len(samples))
+
+
+TAG = b"ID3\x04\0\0\0\0\x02\x01" + bytes(257)  # 2 · 128 + 1 bytes
+
+
+@pytest.mark.parametrize("tag", [b"", TAG])
+def test_mp3_is_read_where_the_name_says_so(tag: bytes) -> None:
+    data = tag + mp3(sine(1_000, 22_050, 2.0), 22_050)
+    result = decoded_mp3(data)
+    assert result.repairs == ("MPEG_LAYER_III converted to 16 bits", "resampled from 22050 Hz")
+    assert len(result.samples) == 2 * RATE_HZ
+    assert loudest_hz(result.samples) == pytest.approx(1_000, abs=1)
+    assert np.abs(result.samples).max() == pytest.approx(16_384, rel=0.1)
+    assert reason(data).startswith("not audio: the file begins with")
+
+
+def test_other_files_are_read_as_what_they_are_whatever_their_name() -> None:
+    samples = noise(500)
+    np.testing.assert_array_equal(decoded_mp3(wav(samples)).samples, samples)
+    for junk in (b"hello, I am not a sound", b"\xff\xd8\xff\xe0 JFIF" * 50, b"\xff"):
+        with pytest.raises(BadAudio, match="not audio: the file begins with"):
+            decoded_mp3(junk)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.05, 0.5, 0.9, 0.999])
+def test_mp3_files_cut_short_are_noticed_even_where_the_cut_lies_behind_the_clip(share: float) -> None:
+    data = mp3(sine(440, RATE_HZ, 3.0))
+    for whole in (data, TAG + data):
+        with pytest.raises(BadAudio, match=r"^(truncated|not audio)"):
+            decoded_mp3(whole[: int(share * len(whole))], max_seconds=0.1)
+
+
+def test_mutilated_mp3_files_raise_nothing_but_bad_audio() -> None:
+    intact = mp3(noise(3_000) / 32_768)
+    random = np.random.default_rng(1)
+    for _ in range(100):
+        data = bytearray(intact)
+        for place in random.integers(0, min(len(data), 400), 3):
+            data[place] = random.integers(256)
+        with contextlib.suppress(BadAudio):
+            assert 0 < len(decoded_mp3(bytes(data), max_seconds=0.1).samples) <= 1_600
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_is_read_and_its_truncation_noticed(subtype: str) -> None:
+    """libsndfile reads the whole pages that are left without a word."""
+    data = wav(sine(440, RATE_HZ, 3.0), subtype=subtype, kind="OGG")
+    result = decoded(data)
+    assert result.repairs[0] == f"{subtype} converted to 16 bits"
+    assert loudest_hz(result.samples) == pytest.approx(440, abs=1)
+    assert len(result.samples) == 3 * RATE_HZ
+    for lost in (1, 10, len(data) // 10, len(data) // 2, len(data) - 30, len(data) - 5):
+        assert reason(data[:-lost]).startswith("truncated: ")
 
 
 def test_channels_become_their_mean() -> None:
@@ -152,6 +227,7 @@ def test_a_streamed_wav_without_length_is_refused() -> None:
         (b"\0" * 100, "not audio: the file begins with"),
         (b"hello, I am not a sound", "not audio: the file begins with"),
         (b"\xff\xfb\x90\x00" * 500, "not audio: the file begins with"),
+        (b"ID3\x04\0\0\0\0\0\0" + b"\xff\xfb\x90\x00" * 500, "not audio: the file begins with b'ID3"),
         (b"RIFF\x04\0\0\0AVI ", "not audio: a RIFF file that is not WAVE"),
         (b"RIFF\x0c\0\0\0WAVEdata\0\0\0\0", "not audio: a WAV file without a format"),
         (wav(np.zeros(0, np.int16)), "no samples"),

@@ -10,10 +10,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from trainables.corpora import examples, nsynth
+from trainables.corpora import examples
 from trainables.corpora.archive import Gunzip, content_bytes, members
+from trainables.corpora.assemble import metadata
 from trainables.corpora.examples import Broken, Example, parse_examples
-from trainables.corpora.nsynth import Bad, Row, check_row, locate, metadata, scan, survey
+from trainables.corpora.layout import SPLITS, Bad, Row
+from trainables.corpora.nsynth import KIND, check_row, locate
 from trainables.errors import UserError
 
 GOOD: dict[str, Any] = {
@@ -40,9 +42,13 @@ def fault(fields: object, name: str = "synth_lead_synthetic_000-060-100") -> str
 def test_a_row_becomes_typed_and_knows_its_path() -> None:
     row = check_row("valid", Example(GOOD["note_str"], GOOD))
     assert row == Row(
-        "valid", GOOD["note_str"], "synth_lead", "synthetic", "synth_lead_synthetic_000", pitch=60, velocity=100
+        split="valid",
+        name="synth_lead_synthetic_000-060-100",
+        group="synth_lead_synthetic_000",
+        labels=("synth_lead", "synthetic"),
+        path="nsynth-valid/audio/synth_lead_synthetic_000-060-100.wav",
+        details=(60, 100),
     )
-    assert row.path == "nsynth-valid/audio/synth_lead_synthetic_000-060-100.wav"
 
 
 @pytest.mark.parametrize("pitch", [0, 9, 119, 127])
@@ -178,18 +184,18 @@ def test_rows_come_before_the_file_has_been_read() -> None:
     assert stream.taken < 4 * examples.CHUNK
 
 
-def test_scan_names_what_is_wrong_with_the_path(corpus: Any, tmp_path: Path) -> None:
+def test_what_is_wrong_with_the_path_is_named(corpus: Any, tmp_path: Path) -> None:
     for path, words in [
         (tmp_path / "nowhere", "nowhere does not exist"),
         (corpus.list_path("train"), "examples.json is a file"),
         (corpus.root / "nsynth-train", "it holds audio, examples.json"),
     ]:
         with pytest.raises(UserError, match=words) as caught:
-            scan(path)
+            locate(path)
         assert "nsynth-train*.tar.gz" in str(caught.value)
     shutil.rmtree(corpus.root / "nsynth-valid")
     with pytest.raises(UserError, match="has no nsynth-valid, it holds nsynth-test, nsynth-train"):
-        scan(corpus.root)
+        locate(corpus.root)
 
 
 def test_a_split_without_a_list_or_with_two_archives_is_an_error(corpus: Any, tmp_path: Path) -> None:
@@ -203,22 +209,22 @@ def test_a_split_without_a_list_or_with_two_archives_is_an_error(corpus: Any, tm
 
 
 def test_metadata_lists_every_row_of_folders_and_archives_alike(corpus: Any, tmp_path: Path) -> None:
-    frame = metadata(corpus.root)
-    assert list(frame) == ["name", "split", "family", "source", "instrument", "pitch", "velocity", "path"]
-    assert frame["name"].tolist() == [name for split in nsynth.SPLITS for name in corpus.names(split)]
+    frame = metadata(KIND, locate(corpus.root))
+    assert list(frame) == ["name", "split", "group", "family", "source", "pitch", "velocity", "path"]
+    assert frame["name"].tolist() == [name for split in SPLITS for name in corpus.names(split)]
     assert frame["split"].value_counts().to_dict() == {"train": 40, "valid": 20, "test": 20}
     assert frame.iloc[1].tolist() == [
         "synth_lead_synthetic_000-020-100",
         "train",
+        "synth_lead_synthetic_000",
         "synth_lead",
         "synthetic",
-        "synth_lead_synthetic_000",
         20,
         100,
         "nsynth-train/audio/synth_lead_synthetic_000-020-100.wav",
     ]
     assert all((corpus.root / path).is_file() for path in frame["path"])
-    pd.testing.assert_frame_equal(metadata(corpus.archived(tmp_path / "archives")), frame)
+    pd.testing.assert_frame_equal(metadata(KIND, locate(corpus.archived(tmp_path / "archives"))), frame)
 
 
 def test_a_name_counts_once_in_the_whole_corpus(corpus: Any) -> None:
@@ -226,29 +232,29 @@ def test_a_name_counts_once_in_the_whole_corpus(corpus: Any) -> None:
     text = corpus.list_path("train").read_text().rstrip().removesuffix("}")
     corpus.list_path("train").write_text(text + f', "{twice}": {json.dumps(corpus.rows("train")[twice])}' + "}")
     corpus.write_rows("test", {**corpus.rows("test"), twice: corpus.rows("train")[twice]})
-    found = list(scan(corpus.root))
+    found = list(locate(corpus.root).rows())
     duplicates = [(bad.split, bad.name) for bad in found if isinstance(bad, Bad)]
     assert duplicates == [("train", twice), ("test", twice)]
     assert sum(isinstance(row, Row) and row.name == twice for row in found) == 1
 
 
 def test_surveys_see_every_change_and_nothing_else(corpus: Any) -> None:
-    first = survey(locate(corpus.root), 10_000)
-    assert survey(locate(corpus.root), 10_000) == first
+    first = locate(corpus.root).survey(10_000)
+    assert locate(corpus.root).survey(10_000) == first
     assert first.total == 80
     assert 80 * 844 < first.disk_bytes < 80 * 844 + 3 * 20_000 + 80 * 2_000
-    assert survey(locate(corpus.root), 100).disk_bytes < first.disk_bytes
+    assert locate(corpus.root).survey(100).disk_bytes < first.disk_bytes
     path = corpus.audio("test", corpus.names("test")[0])
     seen = {first.fingerprint}
     os.utime(path, ns=(1, 1))
-    seen.add(survey(locate(corpus.root), 10_000).fingerprint)
+    seen.add(locate(corpus.root).survey(10_000).fingerprint)
     path.write_bytes(b"x")
     os.utime(path, ns=(1, 1))
-    seen.add(survey(locate(corpus.root), 10_000).fingerprint)
+    seen.add(locate(corpus.root).survey(10_000).fingerprint)
     path.rename(path.with_name("new.wav"))
-    seen.add(survey(locate(corpus.root), 10_000).fingerprint)
+    seen.add(locate(corpus.root).survey(10_000).fingerprint)
     os.utime(corpus.list_path("valid"), ns=(1, 1))
-    seen.add(survey(locate(corpus.root), 10_000).fingerprint)
+    seen.add(locate(corpus.root).survey(10_000).fingerprint)
     assert len(seen) == 5
 
 
@@ -282,7 +288,7 @@ def test_an_archive_cut_inside_a_recording_is_an_error_too(corpus: Any, tmp_path
     for share in (0.3, 0.5, 0.7, 0.9):
         path.write_bytes(content[: int(len(content) * share)])
         with pytest.raises(UserError, match=r"nsynth-train\.jsonwav\.tar\.gz is damaged"):
-            for item in nsynth.audio_items(locate(archives), tmp_path):
+            for item in locate(archives).items(tmp_path):
                 item.load()
 
 

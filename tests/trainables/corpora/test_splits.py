@@ -1,5 +1,6 @@
 """Splits on corpora small enough to work out by hand: whole instruments, by class, from seed and names alone."""
 
+import itertools
 from collections.abc import Iterable
 
 import numpy as np
@@ -18,9 +19,7 @@ def notes(part: str, family: str, instruments: Iterable[int], each: int = 2, sou
 
 
 def table(*groups: list[Note]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [note for group in groups for note in group], columns=["split", "family", "source", "instrument"]
-    )
+    return pd.DataFrame([note for group in groups for note in group], columns=["split", "family", "source", "group"])
 
 
 def held_out(family: str) -> list[Note]:
@@ -37,7 +36,7 @@ def corpus(**instruments: int) -> pd.DataFrame:
 
 
 def split_of(clips: pd.DataFrame, task: str = "family", keep_synth_lead: bool = False, seed: int = 0) -> Split:
-    return split(clips, task=task, keep_synth_lead=keep_synth_lead, seed=seed)
+    return split(clips, task=task, how="official", keep_synth_lead=keep_synth_lead, seed=seed)
 
 
 def names_in(found: Split, name: str) -> set[str]:
@@ -55,7 +54,7 @@ def test_whole_instruments_are_held_out_of_train() -> None:
     clips = corpus(bass=10, flute=5, organ=7)
     found = split_of(clips)
     assert names_in(found, "train").isdisjoint(names_in(found, "tune"))
-    assert names_in(found, "train") | names_in(found, "tune") == set(clips["instrument"][clips["split"] == "train"])
+    assert names_in(found, "train") | names_in(found, "tune") == set(clips["group"][clips["split"] == "train"])
     for name in ("train", "tune"):
         assert set(clips["split"].iloc[found.rows[name]]) == {"train"}
     everything = np.concatenate([found.rows[name] for name in SPLITS])
@@ -82,7 +81,7 @@ def test_a_class_with_one_instrument_stays_in_train_and_is_named() -> None:
     found = split_of(corpus(bass=5, flute=1, organ=1))
     assert {"flute_acoustic_000", "organ_acoustic_000"} <= names_in(found, "train")
     assert len(found.notices) == 2
-    assert found.notices[0].startswith("'flute' has too few training instruments")
+    assert found.notices[0].startswith("'flute' has too few training groups")
     assert found.notices[1].startswith("'organ' ")
     assert split_of(corpus(bass=5, flute=2)).notices == ()
 
@@ -92,10 +91,10 @@ def test_labels_groups_and_summary() -> None:
     assert found.classes == ("bass", "flute")
     assert [found.classes[label] for label in found.labels] == [name.split("_")[0] for name in found.groups]
     assert found.summary == {
-        "train": {"notes": 10, "groups": 5},
-        "tune": {"notes": 4, "groups": 2},
-        "valid": {"notes": 4, "groups": 2},
-        "test": {"notes": 4, "groups": 2},
+        "train": {"clips": 10, "groups": 5},
+        "tune": {"clips": 4, "groups": 2},
+        "valid": {"clips": 4, "groups": 2},
+        "test": {"clips": 4, "groups": 2},
     }
     assert found.majority_share("train") == 8 / 10
     assert found.majority_share("test") == 1 / 2
@@ -233,11 +232,11 @@ def test_one_class_or_none_is_refused() -> None:
 
 
 def test_an_empty_split_is_refused() -> None:
-    with pytest.raises(UserError, match="tune has none"):
+    with pytest.raises(UserError, match="none is left for tune"):
         split_of(corpus(bass=1, flute=1))
     clips = corpus(bass=3, flute=3)
     for part in ("valid", "test"):
-        with pytest.raises(UserError, match=f"{part} has none"):
+        with pytest.raises(UserError, match=f"none is left for {part}"):
             split_of(clips[clips["split"] != part].reset_index(drop=True))
 
 
@@ -261,11 +260,156 @@ def test_instruments_and_recordings_on_both_sides_are_named() -> None:
         *map(held_out, ("bass", "flute")),
     )
     assert any(
-        "1 instruments of test also occur in training (such as 'bass_acoustic_000')" in n
-        for n in split_of(shared).notices
+        "1 groups of test also occur in training (such as 'bass_acoustic_000')" in n for n in split_of(shared).notices
     )
     same = clean.assign(digest="one")
     found = split_of(same).notices
     assert len(found) == 3
     assert all("identical to training recordings" in notice for notice in found)
     assert split_of(clean.assign(digest=[str(n) for n in range(len(clean))])).notices == ()
+
+
+# --- random and filtered -----------------------------------------------------------------------
+
+
+def songs(**groups: int) -> pd.DataFrame:
+    """So many groups of two clips for each class, in a corpus without splits of its own."""
+    rows = [
+        (f"{name}.{group:05d}.{clip}", "", f"{name}.{group:05d}", name)
+        for name, count in groups.items()
+        for group in range(count)
+        for clip in range(2)
+    ]
+    return pd.DataFrame(rows, columns=["name", "split", "group", "genre"])
+
+
+def drawn(clips: pd.DataFrame, how: str = "random", seed: int = 0, task: str = "genre") -> Split:
+    return split(clips, task=task, how=how, keep_synth_lead=False, seed=seed)
+
+
+def shares(found: Split, name: str) -> list[int]:
+    """Groups of one class in train and tune together, valid and test."""
+    held = [{g for g in names_in(found, part) if g.startswith(f"{name}.")} for part in SPLITS]
+    return [len(held[0] | held[1]), len(held[2]), len(held[3])]
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        (3, [1, 1, 1]),
+        (4, [2, 1, 1]),
+        (10, [8, 1, 1]),
+        (16, [12, 2, 2]),
+        (20, [16, 2, 2]),
+        (100, [80, 10, 10]),
+    ],
+)
+def test_a_random_split_takes_a_tenth_of_each_classes_groups(groups: int, expected: list[int]) -> None:
+    found = drawn(songs(blues=groups, jazz=30))
+    assert shares(found, "blues") == expected
+    assert shares(found, "jazz") == [24, 3, 3]
+    everything = np.concatenate([found.rows[name] for name in SPLITS])
+    assert sorted(everything) == list(range(2 * (groups + 30)))
+    for one, other in itertools.combinations(SPLITS, 2):
+        assert names_in(found, one).isdisjoint(names_in(found, other))
+
+
+def test_too_few_groups_go_to_training_first_then_test_then_valid() -> None:
+    found = drawn(songs(blues=10, rare=1, scarce=2))
+    assert (shares(found, "rare"), shares(found, "scarce")) == ([1, 0, 0], [1, 0, 1])
+    assert found.notices == (
+        "2 classes have too few groups for valid to hold one of them: 'rare', 'scarce'.",
+        "1 classes have too few groups for test to hold one of them: 'rare'.",
+        "'rare' has too few training groups for the tune split to hold one of them.",
+        "'scarce' has too few training groups for the tune split to hold one of them.",
+    )
+
+
+@pytest.mark.parametrize(("groups", "empty"), [(2, "tune and valid"), (3, "tune"), (1, "tune and valid and test")])
+def test_a_random_split_of_too_few_groups_is_refused(groups: int, empty: str) -> None:
+    with pytest.raises(UserError, match=rf"none is left for {empty}\. .* four groups or more"):
+        drawn(songs(blues=groups, jazz=groups))
+
+
+def test_a_random_split_depends_on_seed_and_names_alone() -> None:
+    small, large = songs(blues=30, jazz=12), songs(pop=40, jazz=12, metal=3, blues=30)
+    order = np.random.default_rng(0).permutation(len(large))
+    shuffled = large.iloc[order].reset_index(drop=True)
+    for seed in range(5):
+        one, other, third = (drawn(clips, seed=seed) for clips in (small, large, shuffled))
+        for part in SPLITS:
+            assert names_in(other, part) == names_in(third, part)
+            kept = {group for group in names_in(other, part) if group.startswith(("blues", "jazz"))}
+            assert names_in(one, part) == kept
+    assert len({frozenset(names_in(drawn(small, seed=seed), "test")) for seed in range(20)}) > 15
+
+
+def test_every_group_is_tested_in_its_turn() -> None:
+    """Over 200 seeds each of 5 groups is in test 40 times on average; 15 is 4.4 standard deviations off."""
+    clips = songs(blues=5, jazz=5)
+    tested = [group for seed in range(200) for group in names_in(drawn(clips, seed=seed), "test")]
+    assert min(tested.count(f"blues.{group:05d}") for group in range(5)) > 15
+
+
+def test_speakers_who_say_every_word_stay_whole() -> None:
+    rows = [(f"{s}.{w}", "", f"speaker {s}", w) for s in range(20) for w in ("no", "yes", "stop")]
+    clips = pd.DataFrame(rows, columns=["name", "split", "group", "label"])
+    found = drawn(clips, task="label")
+    assert {name: row["groups"] for name, row in found.summary.items()} == {
+        "train": 13,
+        "tune": 3,
+        "valid": 2,
+        "test": 2,
+    }
+    assert all(set(found.labels[found.rows[part]]) == {0, 1, 2} for part in SPLITS)
+
+
+def test_a_class_that_is_never_in_the_majority_gets_its_share_too() -> None:
+    """It occurs in three or four groups, each drawn for another class; so do two that occur in one and two."""
+    rows = [(f"{g}.{n}", "", f"{name}{g}", name) for name in ("a", "b") for g in range(12) for n in range(3)]
+    rows += [(f"x{g}", "", f"a{g}", "minor") for g in range(4)] + [(f"y{g}", "", f"b{g}", "three") for g in range(3)]
+    rows += [("one", "", "a5", "single"), ("two", "", "b6", "pair"), ("more", "", "b7", "pair")]
+    clips = pd.DataFrame(rows, columns=["name", "split", "group", "label"])
+    for seed in range(40):
+        found = drawn(clips, task="label", seed=seed)
+        held = {part: {found.classes[k] for k in set(found.labels[found.rows[part]])} for part in SPLITS}
+        assert held["train"] | held["tune"] == {"a", "b", "minor", "three", "single", "pair"}
+        assert held["valid"] >= {"a", "b", "minor", "three"}
+        assert held["test"] >= {"a", "b", "minor", "three", "pair"}
+        groups = [names_in(found, part) for part in SPLITS]
+        assert sum(map(len, groups)) == len(set.union(*groups)) == 24
+
+
+def test_clips_without_labels_are_kept_apart() -> None:
+    clips = songs(blues=10, jazz=10)
+    apart = pd.DataFrame({"name": ["u", "v"], "split": "unlabelled", "group": ["u", "v"], "genre": ""})
+    alone, both = drawn(clips), drawn(pd.concat([apart, clips], ignore_index=True))
+    assert alone.unlabelled.tolist() == [] and both.unlabelled.tolist() == [0, 1]
+    assert both.labels[:2].tolist() == [-1, -1] and both.classes == alone.classes == ("blues", "jazz")
+    assert all((both.rows[part] - 2).tolist() == alone.rows[part].tolist() for part in SPLITS)
+    assert both.notices == ()
+
+
+def test_the_filtered_split_is_the_published_one() -> None:
+    """443, 197 and 290 of GTZAN's 1,000 clips (Kereliuk, Sturm and Larsen 2015)."""
+    genres = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
+    names = [f"{genre}.{number:05d}" for genre in genres for number in range(100)]
+    clips = pd.DataFrame({"name": names, "split": "", "group": names, "genre": [n.partition(".")[0] for n in names]})
+    found = drawn(clips, "filtered")
+    sizes = {part: len(rows) for part, rows in found.rows.items()}
+    assert (sizes["train"] + sizes["tune"], sizes["valid"], sizes["test"]) == (443, 197, 290)
+    assert found.classes == genres
+    assert "blues.00012" in names_in(found, "test")
+    assert "blues.00029" in names_in(found, "train") | names_in(found, "tune")
+    out = np.flatnonzero(found.labels == -1)
+    assert len(out) == 70
+    assert found.notices == ("The filtered split leaves out 70 of 1,000 clips, which stand in none of its lists.",)
+    seeds = {frozenset(names_in(drawn(clips, "filtered", seed), "test")) for seed in range(3)}
+    assert len(seeds) == 1
+
+
+def test_an_unknown_way_to_split_is_refused() -> None:
+    with pytest.raises(UserError, match="--split must be one of official, random, filtered, but is 'kfold'"):
+        drawn(songs(blues=9, jazz=9), "kfold")
+    with pytest.raises(UserError, match="but there is none for the task 'genre'"):
+        drawn(songs(blues=9, jazz=9), "official")

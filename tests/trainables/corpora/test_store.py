@@ -31,7 +31,7 @@ def test_a_store_holds_every_note_as_it_was(corpus: Any) -> None:
     found = opened(corpus)
     clips = found.clips
     assert list(clips) == [
-        *("name", "split", "family", "source", "instrument", "pitch", "velocity"),
+        *("name", "split", "group", "family", "source", "pitch", "velocity"),
         *("path", "offset", "samples", "digest"),
     ]
     names = {split: sorted(corpus.names(split)) for split in ("train", "valid", "test")}
@@ -41,7 +41,7 @@ def test_a_store_holds_every_note_as_it_was(corpus: Any) -> None:
     for clip in clips.itertuples():
         fields = corpus.rows(clip.split)[clip.name]
         assert (clip.family, clip.source) == (fields["instrument_family_str"], "synthetic")
-        assert (clip.instrument, clip.pitch, clip.velocity) == (fields["instrument_str"], fields["pitch"], 100)
+        assert (clip.group, clip.pitch, clip.velocity) == (fields["instrument_str"], fields["pitch"], 100)
         expected, _ = soundfile.read(corpus.root / clip.path, dtype="int16")
         stored = found.samples[clip.offset : clip.offset + clip.samples]
         np.testing.assert_array_equal(stored, expected)
@@ -62,6 +62,29 @@ def test_waveforms_are_scaled_cut_and_padded(corpus: Any) -> None:
     assert found.waveforms(np.array([], dtype=int), 0.01).shape == (0, 160)
     with pytest.raises(IndexError):
         found.waveforms(np.array([80]), 0.01)
+
+
+def test_excerpts_begin_where_they_are_asked_to(corpus: Any) -> None:
+    found = opened(corpus)
+    rows, starts = np.array([70, 3, 3, 5, 6]), np.array([0, 100, 399, 400, 5_000])
+    waves = found.waveforms(rows, 0.02, starts)
+    assert waves.shape == (5, 320)
+    for wave, row, start in zip(waves, rows, starts, strict=True):
+        exact, _ = soundfile.read(corpus.root / found.clips["path"][row], dtype="float32")
+        expected = exact[start : start + 320]
+        np.testing.assert_array_equal(wave, np.pad(expected, (0, 320 - len(expected))))
+    np.testing.assert_array_equal(found.waveforms(rows, 0.02, np.zeros(5, int)), found.waveforms(rows, 0.02))
+    assert waves[2, 0] != 0 and not waves[2, 1:].any() and not waves[3:].any()
+
+
+def test_the_longest_clip_is_known(corpus: Any) -> None:
+    assert opened(corpus).clip_seconds == 400 / 16_000
+    longer = np.random.default_rng(0).integers(-9, 9, 3_200).astype(np.int16)
+    soundfile.write(corpus.audio("test", corpus.names("test")[0]), longer, 16_000)
+    assert opened(corpus).clip_seconds == 0.2
+    found = opened(corpus, max_seconds=0.1)
+    assert found.clip_seconds == 0.1
+    assert found.notes == ("of 1 longer recordings only the first 0.1 s are kept",)
 
 
 def test_reopening_decodes_nothing(corpus: Any, count_decodes: Callable[[], list[int]]) -> None:
@@ -285,8 +308,8 @@ def test_a_split_without_rows_and_odd_requests_are_errors(corpus: Any) -> None:
     corpus.write_rows("valid", {})
     with pytest.raises(UserError, match=r"nsynth-valid/examples\.json has no row"):
         opened(corpus)
-    with pytest.raises(UserError, match="must be one of nsynth, demo, but got 'gtzan'"):
-        open_store("gtzan", corpus.root)
+    with pytest.raises(UserError, match=r"must be one of demo, demo-genre, nsynth, .*, but got 'esc50'"):
+        open_store("esc50", corpus.root)
     with pytest.raises(UserError, match=r"but got 16000 Hz and 0\.0 s"):
         opened(corpus, max_seconds=0)
 

@@ -1,0 +1,246 @@
+"""Several families on one corpus: a study of each under equal budgets, on one cluster, and one leaderboard.
+
+    studies/NAME/families.json    which families
+    studies/NAME/FAMILY/          a study each, as if it had been run alone
+    studies/NAME/leaderboard.*    what came out, as JSON and CSV
+
+Families never share a bracket of ASHA: slow starters would lose at equal epochs. They are compared across studies.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+import spaces
+from search import adapt, options
+from search.options import Corpus, Options
+from search.progress import Terminal, duration, quiet, trial_name
+from search.records import FAMILIES, SPEC
+from search.study import StudySpec, choose
+from trainables.errors import UserError
+from trainables.files import read_json, write_json
+
+# What a comparison takes over when it is resumed: everything that its studies are made of.
+KEPT = (
+    *("data", "task", "split", "fix", "weights", "keep_synth_lead", "trials", "max_epochs", "grace_epochs"),
+    *(
+        "reduction_factor",
+        "no_baselines",
+        "seed",
+        "budget",
+        "concurrency",
+        "cpus_per_trial",
+        "gpus_per_trial",
+        "address",
+    ),
+)
+
+Settled = tuple[Options, StudySpec, Path, Corpus]
+
+
+def asked(given: Options) -> bool:
+    """Whether the options ask for several families, or to go on with such a comparison."""
+    if given.space is not None:
+        return given.space == "all" or "," in given.space
+    return given.resume and given.name is not None and (options.storage(given) / given.name / FAMILIES).exists()
+
+
+def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[Path, Options, list[Settled]]:
+    """The comparison's directory, its options and each family's study, all checked first; raises UserError."""
+    if given.baseline:
+        raise UserError("--space searches families and --baseline runs one recipe alone, but both came. Leave one out.")
+    given = _as_before(given)
+    root, names = _place(given)
+    adapt.known((param.name for name in names for param in spaces.load(name).params), given.fix)
+    studies = []
+    for name in names:
+        own = _of_family(given, root, name, len(names))
+        studies.append((own, *options.settle(own, progress)))
+    return root, given, studies
+
+
+def run(root: Path, given: Options, studies: list[Settled], terminal: Terminal) -> dict[str, Any]:
+    """Runs what is left of each study; the leaderboard. Its `state` is "finished", "failed" or "interrupted"."""
+    from search.session import run_session
+    from search.summary import describe, resume_command
+
+    root.mkdir(parents=True, exist_ok=True)
+    record = {"families": [spec.space.name for _, spec, _, _ in studies]}
+    write_json(root / FAMILIES, {**record, "options": {name: getattr(given, name) for name in KEPT}})
+    summaries: dict[str, dict[str, Any]] = {}
+    with _one_cluster(root, given.address, terminal):
+        for number, (own, spec, directory, corpus) in enumerate(studies, start=1):
+            terminal.say("")
+            terminal.say(f"{spec.space.title}: study {number} of {len(studies)}")
+            found = run_session(own, spec, directory, corpus, terminal)
+            summaries[spec.space.name] = found
+            if found["state"] == "interrupted":
+                return {"state": "interrupted", "directory": str(root), "resume": resume_command(root)}
+            terminal.console.print(describe(found, list(corpus.split.classes)))
+    board = leaderboard(root, summaries)
+    write_json(root / "leaderboard.json", board)
+    pd.DataFrame(board["rows"]).to_csv(root / "leaderboard.csv", index=False)
+    return board
+
+
+@contextmanager
+def _one_cluster(root: Path, address: str | None, terminal: Terminal) -> Iterator[None]:
+    from search.session import say_ray_starts
+
+    say_ray_starts(address, terminal)
+    with quiet(root / "logs" / "search.log"):
+        from search.cluster import cluster
+
+        with cluster(address):
+            yield
+
+
+def _as_before(given: Options) -> Options:
+    """The options; on a resume, what is left out is as it was, also for families that have not begun."""
+    record = options.storage(given) / (given.name or "") / FAMILIES
+    if not given.resume or not record.is_file():
+        return given
+    before = read_json(record)["options"]
+    kept = {name: before[name] for name in KEPT if getattr(given, name) in (None, ())}
+    return replace(given, **{**kept, "fix": tuple(kept.get("fix", given.fix))})
+
+
+def _place(given: Options) -> tuple[Path, list[str]]:
+    """The directory and the families; raises UserError where the one is taken or the others are unknown."""
+    storage = options.storage(given)
+    if given.resume:
+        if given.name is None or not (storage / given.name / FAMILIES).exists():
+            known = ", ".join(sorted(path.parent.name for path in storage.glob(f"*/{FAMILIES}"))) or "none"
+            raise UserError(f"--resume needs the --name of a comparison of families. In {storage} there are: {known}.")
+        before: list[str] = read_json(storage / given.name / FAMILIES)["families"]
+        if given.space not in (None, "all", ",".join(before)):
+            raise UserError(
+                f"A comparison keeps to its families, {', '.join(before)}, but --space is {given.space!r}. "
+                f"Leave it out."
+            )
+        return storage / given.name, before
+    wanted = spaces.names() if given.space == "all" else [name.strip() for name in str(given.space).split(",")]
+    names = [choose("space", name, spaces.names()) for name in dict.fromkeys(wanted)]
+    data = given.data or "demo"
+    return options.directory(replace(given, baseline=None), "all" if given.space == "all" else "families", data), names
+
+
+def _of_family(given: Options, root: Path, name: str, count: int) -> Options:
+    """The options of one family's study: an equal part of the budget, and what concerns it."""
+    space = spaces.load(name)
+    params = {param.name for param in space.params}
+    return replace(
+        given,
+        space=name,
+        name=name,
+        storage=str(root),
+        resume=(root / name / SPEC).exists(),
+        budget=given.budget / count if given.budget else None,
+        fix=tuple(wish for wish in given.fix if wish.partition("=")[0].strip() in params),
+        weights=given.weights if "weights_file" in space.settings else None,
+    )
+
+
+def leaderboard(root: Path, summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Every family's chosen model and its baselines, by tune score, and how the first compares on test."""
+    rows = [row for family, found in summaries.items() for row in _rows(family, found)]
+    rows.sort(key=lambda row: -row["tune_balanced_accuracy"])
+    best = [row for row in rows if row["chosen"]]
+    return {
+        "state": "finished" if best else "failed",
+        "directory": str(root),
+        "rows": rows,
+        "first_against": _against(root, best),
+        "failed": sorted(family for family, found in summaries.items() if not found["best"]),
+        "wall_seconds": sum(found["wall_seconds"] for found in summaries.values()),
+    }
+
+
+def _rows(family: str, found: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    baselines = list(found["baselines"].values())
+    for entry in ([found["best"]] if found["best"] else []) + baselines:
+        chosen = entry is found["best"]
+        if not chosen and found["best"] and entry["trial"] == found["best"]["trial"]:
+            continue
+        splits = entry["splits"]
+        yield {
+            "family": family,
+            "name": "default" if entry["origin"] == "default" else trial_name(entry),
+            "chosen": chosen,
+            "baseline": entry["baseline"],
+            "changes": "; ".join(entry["changes"]),
+            **{f"{name}_balanced_accuracy": splits[name]["balanced_accuracy"] for name in ("tune", "valid", "test")},
+            "test_interval_low": splits["test"]["balanced_accuracy_interval"][0],
+            "test_interval_high": splits["test"]["balanced_accuracy_interval"][1],
+            "test_accuracy": splits["test"]["accuracy"],
+            "test_macro_f1": splits["test"]["macro_f1"],
+            "trainable_parameters": entry["trainable_parameters"],
+            "training_seconds": entry["training_seconds"],
+            "prediction_ms": entry["prediction_ms"],
+        }
+
+
+def _against(root: Path, best: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The first family's lead on test over each other family's chosen model, from the stored predictions."""
+    from trainables.evaluate import difference
+
+    tables = [pd.read_parquet(root / row["family"] / "best" / "predictions.parquet") for row in best]
+    return {
+        row["family"]: difference(tables[0], other, "test") for row, other in zip(best[1:], tables[1:], strict=True)
+    }
+
+
+def describe_leaderboard(board: dict[str, Any]) -> RenderableType:
+    """The end of a comparison on the terminal; fits 80 columns."""
+    if board["state"] == "interrupted":
+        return Group("", Text("Interrupted. Go on with:"), Text(f"  {board['resume']}", style="bold", no_wrap=True))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("balanced accuracy", overflow="fold")
+    for name in ("tune", "valid", "test", "interval", "weights", "train", "ms"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=5)
+    for row in board["rows"]:
+        changed = " *" if row["changes"] else ""
+        table.add_row(
+            f"{row['family']} {row['name']}" if row["chosen"] else f"  {row['name']}{changed}",
+            *(f"{row[f'{split}_balanced_accuracy']:.3f}" for split in ("tune", "valid", "test")),
+            f"{row['test_interval_low']:.2f}…{row['test_interval_high']:.2f}",
+            _short(row["trainable_parameters"]),
+            duration(row["training_seconds"]),
+            f"{row['prediction_ms']:.1f}",
+            style="bold" if row["chosen"] else "",
+        )
+    words = [f"{family} has no trial at full length." for family in board["failed"]]
+    words += [f"* {name}: {changes}" for name, changes in _changes(board["rows"]).items()]
+    chosen = [row for row in board["rows"] if row["chosen"]]
+    for family, row in board["first_against"].items():
+        low, high = row["interval"]
+        verdict = "above" if low > 0 else "below" if high < 0 else "not distinguishable from"
+        words.append(
+            f"On test {chosen[0]['family']} is {verdict} {family}: {row['difference']:+.3f} ({low:+.3f} … {high:+.3f})."
+        )
+    words.append(
+        f"Sorted by tune, by which each was chosen; intervals (95 %) are of test; train is the time training took, ms "
+        f"the time to score a clip. {duration(board['wall_seconds'])} in "
+        f"all. Everything lies in {board['directory']}."
+    )
+    return Group("", table, "", *(Text(word) for word in words))
+
+
+def _changes(rows: list[dict[str, Any]]) -> dict[str, str]:
+    return {row["name"]: row["changes"] for row in rows if row["changes"]}
+
+
+def _short(count: int) -> str:
+    """A number of weights in four characters or so."""
+    for size, letter in ((1_000_000, "M"), (1_000, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return str(count)

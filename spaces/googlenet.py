@@ -1,0 +1,36 @@
+"""GoogLeNet (Szegedy et al. 2015, arXiv:1409.4842) with a new head, on spectrogram pictures."""
+
+from spaces.domains import Baseline, Space
+from spaces.shared import (
+    PRETRAINED,
+    PRETRAINED_DEFAULT,
+    PRETRAINED_GENRE,
+    PRETRAINED_SETTINGS,
+    PRETRAINED_SETTINGS_GENRE,
+    TRAINING,
+    TRAINING_SETTINGS,
+)
+
+SPACE = Space(
+    name="googlenet",
+    title="GoogLeNet with a new head",
+    network="pretrained",
+    settings={**TRAINING_SETTINGS, **PRETRAINED_SETTINGS, "architecture": "googlenet"},
+    params=(*PRETRAINED, *TRAINING),
+    default=PRETRAINED_DEFAULT,
+    baselines=(
+        Baseline(
+            name="googlenet-genre",
+            source="report 003",
+            corpus="gtzan",
+            task="genre",
+            trainable_parameters=697_930,
+            epochs=20,  # at most; the authors' run ended by itself after 17
+            published_accuracy=None,
+            # Without dropout: of the three only "the VGG models later added dropout layers".
+            params={**PRETRAINED_GENRE, "dropout": 0.0},
+            settings=PRETRAINED_SETTINGS_GENRE,
+            published_balanced_accuracy=0.42702,
+        ),
+    ),
+)

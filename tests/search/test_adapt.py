@@ -1,0 +1,72 @@
+"""A space made to fit a corpus and a user's wishes."""
+
+import pytest
+
+import spaces
+from search import adapt
+from spaces.domains import Choice, Float, Int, Space
+from tests.search.conftest import SPACE
+from trainables.errors import UserError
+
+
+def domain(space: Space, name: str) -> object:
+    return next(param.domain for param in space.params if param.name == name)
+
+
+@pytest.mark.parametrize(("clip_seconds", "high"), [(0.25, 1), (1.4, 1), (2.0, 2), (3.6, 4), (4.0, 4), (30.0, 4)])
+def test_no_more_seconds_than_the_corpus_has(clip_seconds: float, high: int) -> None:
+    assert domain(adapt.fitted(spaces.load("blstm"), clip_seconds), "seconds") == Int(1, high)
+
+
+@pytest.mark.parametrize(("clip_seconds", "excerpt"), [(4.0, "first"), (7.9, "first"), (8.0, "segments")])
+def test_long_clips_are_cut_into_segments(clip_seconds: float, excerpt: str) -> None:
+    assert adapt.fitted(spaces.load("blstm"), clip_seconds).settings["excerpt"] == excerpt
+
+
+def test_a_space_without_seconds_stays_as_it_is() -> None:
+    assert adapt.fitted(SPACE, 1.0) == SPACE
+
+
+def test_values_and_ranges() -> None:
+    assert domain(adapt.fixed(SPACE, ("kind=b",)), "kind") == Choice(("b",))
+    assert domain(adapt.fixed(SPACE, ("x=0.25,0.5",)), "x") == Choice((0.25, 0.5))
+    assert domain(adapt.fixed(SPACE, ("x=0.25..0.5",)), "x") == Float(0.25, 0.5)
+    blstm = adapt.fixed(spaces.load("blstm"), ("width_1=64..128", "batch_size=64, 128"))
+    assert domain(blstm, "width_1") == Int(64, 128, step=32)
+    assert domain(blstm, "batch_size") == Choice((64, 128))
+
+
+def test_published_recipes_and_the_default_move_and_say_so() -> None:
+    moved = adapt.fixed(SPACE, ("x=0.5..0.6", "kind=b"))
+    assert moved.default == {"x": 0.6, "kind": "b", "y": 0.5}
+    baseline = moved.baselines[0]
+    assert baseline.params == {"x": 0.5, "kind": "b", "y": 0.0}
+    assert baseline.changes == ("x 0.25 → 0.5", "kind a → b")
+    assert baseline.trainable_parameters is None
+    assert moved.why_outside(baseline.params) is None
+    assert Space.from_json(moved.to_json()) == moved
+
+
+def test_what_fits_already_stays_exact() -> None:
+    kept = adapt.fixed(SPACE, ("x=0.2..0.8",))
+    assert kept.baselines == SPACE.baselines
+    assert kept.default == SPACE.default
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ("z=1", r"one of kind, x, y, not 'z'"),
+        ("kidn=b", r"Did you mean kind\?"),
+        ("", "one of kind, x, y"),
+        ("x=2", r"range of x, 0 … 1, but 'x=2' asks for 2"),
+        ("x=a", r"asks for 'a'"),
+        ("x=0.5..0.2", "LOW..HIGH for numbers only and in this order"),
+        ("kind=a..b", "LOW..HIGH for numbers only"),
+        ("x=", "asks for ''"),
+        ("kind=c", r"range of kind, a \| b"),
+    ],
+)
+def test_wishes_that_cannot_be(wish: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        adapt.fixed(SPACE, (wish,))

@@ -1,0 +1,185 @@
+"""Initial weights of torchvision's networks: the official ones of ImageNet, a file, or none. Never by accident none."""
+
+import hashlib
+import os
+import pickle
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from trainables.errors import UserError
+
+IMAGENET = "imagenet"
+NONE = "none"
+
+_URLS = {
+    "vgg16": models.VGG16_Weights.IMAGENET1K_V1.url,
+    "googlenet": models.GoogLeNet_Weights.IMAGENET1K_V1.url,
+    "resnet50": models.ResNet50_Weights.IMAGENET1K_V1.url,
+}
+ARCHITECTURES = tuple(_URLS)
+# What such a file holds beside the body: the classifiers, for which there is a new head.
+_CLASSIFIERS = {"vgg16": ("classifier.",), "googlenet": ("fc.", "aux1.", "aux2."), "resnet50": ("fc.",)}
+# Counters of batch normalisation, which old files lack and nothing reads.
+_COUNTERS = "num_batches_tracked"
+_WAYS_OUT = "Name a state dict of torchvision's with --weights FILE, or train from random weights with --weights none."
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """What a network starts from: `file` is "imagenet", a path, or "" for random weights; `digest` its SHA-256."""
+
+    file: str
+    digest: str
+
+
+def find(source: str, architecture: str) -> InitialWeights:
+    """The weights that `--weights` names: "imagenet", "none", or the path of a torchvision state dict.
+
+    Raises UserError where they cannot be had or are not those of `architecture`. ImageNet's are looked for in
+    $ETUDE_CACHE/weights and among what torch.hub has downloaded before, then downloaded.
+    """
+    assert architecture in ARCHITECTURES, architecture
+    if source == NONE:
+        return InitialWeights("", "")
+    path = _located(source, architecture)
+    digest = _digest(path)
+    _read(path, architecture)
+    return InitialWeights(IMAGENET if source == IMAGENET else str(path), digest)
+
+
+def load(file: str, digest: str, architecture: str) -> Mapping[str, Tensor]:
+    """The body's weights by torchvision's names, on the CPU; `file` and `digest` are those of `InitialWeights`.
+
+    They are shared: copy, do not change them. Raises UserError where the file is missing, has another digest, or
+    holds something else.
+    """
+    path = _located(file, architecture)
+    stat = path.stat()
+    return _checked(path, stat.st_size, stat.st_mtime_ns, digest, architecture)
+
+
+def skeleton(architecture: str) -> nn.Module:
+    """The network without its classifier, which returns what that would see; on the meta device, without weights."""
+    with torch.device("meta"):
+        if architecture == "vgg16":
+            network: nn.Module = models.vgg16(weights=None)
+            network.classifier = nn.Identity()
+            return network
+        if architecture == "googlenet":
+            # The official weights expect colours in [-1, 1] and the network brings ImageNet's normalisation there.
+            network = models.googlenet(weights=None, aux_logits=False, init_weights=False, transform_input=True)
+            network.fc, network.dropout = nn.Identity(), nn.Identity()
+            return network
+        assert architecture == "resnet50", architecture
+        network = models.resnet50(weights=None)
+        network.fc = nn.Identity()
+        return network
+
+
+def _located(file: str, architecture: str) -> Path:
+    if file == IMAGENET:
+        return _official(architecture)
+    path = Path(file).expanduser().absolute()
+    if not path.is_file():
+        raise UserError(
+            f"--weights must be {IMAGENET}, {NONE} or a file with torchvision's weights of {architecture}, but there "
+            f"is no file {path}."
+        )
+    return path
+
+
+def _official(architecture: str) -> Path:
+    """The official file: found where it may lie, else downloaded."""
+    url = _URLS[architecture]
+    name = Path(urlparse(url).path).name
+    ours = Path(os.environ.get("ETUDE_CACHE", "~/.cache/etude")).expanduser() / "weights" / name
+    prefix = ours.stem.rpartition("-")[2]
+    for path in (ours, Path(torch.hub.get_dir()) / "checkpoints" / name):
+        if path.is_file() and _digest(path).startswith(prefix):
+            return path
+    try:
+        ours.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(ours), prefix, progress=sys.stderr.isatty())
+    except (OSError, HTTPException, RuntimeError) as error:  # no network, no room, another content
+        raise UserError(
+            f"The ImageNet weights of {architecture} must lie in {ours.parent} or be downloaded from {url}, but that "
+            f"failed: {error}. {_WAYS_OUT}"
+        ) from error
+    return ours
+
+
+def _digest(path: Path) -> str:
+    stat = path.stat()
+    return _hashed(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _hashed(path: Path, size: int, changed_ns: int) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"Initial weights must be readable, but {path} is not: {error.strerror}.") from error
+
+
+@lru_cache(maxsize=1)
+def _checked(path: Path, size: int, changed_ns: int, digest: str, architecture: str) -> Mapping[str, Tensor]:
+    """Kept for the next trial, which mostly wants the same."""
+    found = _hashed(path, size, changed_ns)
+    if found != digest:
+        raise UserError(
+            f"A study keeps to the initial weights it began with, but {path} has another content by now (SHA-256 "
+            f"{found[:12]}, was {digest[:12]}). Restore the file or start a new study."
+        )
+    return _read(path, architecture)
+
+
+def _read(path: Path, architecture: str) -> dict[str, Tensor]:
+    """The body's weights in a file, copied, so that the classifier's memory is free; raises UserError."""
+    expected = f"--weights must be a state dict of torchvision's {architecture}"
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, OSError, zipfile.BadZipFile) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{expected}, saved by torch.save and read without running any code, but {path} cannot be read so: "
+            f"{first[:200]}"
+        ) from error
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(weight, Tensor) for name, weight in content.items()
+    ):
+        raise UserError(f"{expected}, names with tensors, but {path} holds something else. {_WAYS_OUT}")
+    if reason := _mismatch(content, architecture):
+        raise UserError(f"{expected}, but in {path} {reason}. {_WAYS_OUT}")
+    return {name: content[name].clone() for name in _shapes(architecture) if name in content}
+
+
+def _mismatch(content: Mapping[str, Tensor], architecture: str) -> str | None:
+    shapes = _shapes(architecture)
+    for name, shape in shapes.items():
+        if name not in content:
+            if not name.endswith(_COUNTERS):
+                return f"{name} is missing"
+        elif content[name].shape != shape:
+            return f"{name} has the shape {tuple(content[name].shape)} instead of {tuple(shape)}"
+        elif not torch.isfinite(content[name]).all():
+            return f"{name} is not finite"
+    for name in content:
+        if name not in shapes and not name.startswith(_CLASSIFIERS[architecture]):
+            return f"there is {name[:80]!r} too, which that network does not have"
+    return None
+
+
+def _shapes(architecture: str) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in skeleton(architecture).state_dict().items()}
