@@ -34,9 +34,16 @@ def fixed(space: Space, wishes: Iterable[str]) -> Space:
 
 
 def weighted(space: Space, source: str) -> Space:
-    """The space with its network's initial weights named: "imagenet", "none" or a file; raises UserError."""
+    """The space with its network's initial weights named: "imagenet", "none" or a file; raises UserError.
+
+    With none the network trains from scratch, so nothing of it is frozen, not in published recipes either.
+    """
     if not source:
         return space
+    if source == "none":
+        space = fixed(space, ("frozen_stages=0",))
+        changed = tuple(replace(b, changes=(*b.changes, "weights ImageNet → random")) for b in space.baselines)
+        return replace(space, baselines=changed)
     from trainables.weights import find  # only here: Torch takes seconds to import
 
     weights = find(source, str(space.settings["architecture"]))

@@ -1,5 +1,7 @@
 """A space made to fit a corpus and a user's wishes."""
 
+from pathlib import Path
+
 import pytest
 
 import spaces
@@ -70,3 +72,36 @@ def test_what_fits_already_stays_exact() -> None:
 def test_wishes_that_cannot_be(wish: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         adapt.fixed(SPACE, (wish,))
+
+
+# --- initial weights ---------------------------------------------------------------------------
+
+
+def test_families_without_a_pretrained_network_stay_as_they_are() -> None:
+    assert adapt.weighted(SPACE, "") is SPACE
+
+
+@pytest.mark.parametrize("family", ["vgg16", "googlenet", "resnet50"])
+def test_without_weights_a_network_trains_from_scratch_and_its_recipes_say_so(family: str) -> None:
+    """A frozen body of random weights would be neither the published recipe nor training from scratch."""
+    space = adapt.weighted(spaces.load(family), "none")
+    assert space.settings["weights_file"] == ""
+    assert domain(space, "frozen_stages") == Choice((0,))
+    for baseline in space.baselines:
+        assert baseline.params["frozen_stages"] == 0
+        assert baseline.changes == ("frozen_stages 5 → 0", "weights ImageNet → random")
+        assert space.why_outside(baseline.params) is None
+    assert space.why_outside(space.default) is None
+
+
+def test_a_weights_file_is_named_with_its_digest(tmp_path: Path) -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "resnet.pth"
+    torch.save(models.resnet50(weights=None).state_dict(), path)
+    space = adapt.weighted(spaces.load("resnet50"), str(path))
+    assert space.settings["weights_file"] == str(path)
+    assert len(str(space.settings["weights_digest"])) >= 12
+    assert space.baselines == spaces.load("resnet50").baselines
+    with pytest.raises(UserError, match="vgg16"):
+        adapt.weighted(spaces.load("vgg16"), str(path))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import spaces
 from search.cluster import Resources, fitting, run_trials
 from search.engine import Engine, State
 from search.finish import finish
@@ -104,6 +106,23 @@ def test_a_trial_that_outgrows_its_memory_fails_with_the_numbers(
         else:
             assert trial.state is State.FAILED
             assert "1.5 GB is a trial's share" in (trial.reason or "")
+
+
+def test_a_network_too_large_for_its_share_is_refused_before_it_is_built(
+    tmp_path: Path, spec: Callable[..., StudySpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cnn2d-genre at full size: 201,575,018 weights, with gradients and moments 3.2 GB."""
+    space = spaces.load("cnn2d")
+    study = spec(space, only="cnn2d-genre", trials=1)
+    limited = dataclasses.replace(ONE, memory_bytes=3_000_000_000)
+    engine = run(study, tmp_path, limited)
+    assert [trial.state for trial in engine.trials] == [State.FAILED]
+    reason = engine.trials[0].reason or ""
+    needed, share = (float(number) for number in re.findall(r"([\d.]+) GB", reason))
+    assert 3.2 < needed < 12
+    assert share == 3.0
+    assert "--cpus-per-trial" in reason
+    assert not (tmp_path / "checkpoints" / "0000" / "state.pt").exists()
 
 
 def test_a_trial_that_cannot_be_saved_stops_the_study_and_not_the_trial(

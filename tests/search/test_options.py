@@ -321,6 +321,43 @@ def dry_run(*arguments: str, cache: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
+def test_a_recipe_that_cannot_fit_is_refused_with_numbers(settle: Settle, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, _, corpus = settle("--baseline", "cnn2d-genre")
+    monkeypatch.setattr(preflight, "local_share_bytes", lambda cpus_per_trial: 2_000_000_000)
+    with pytest.raises(UserError, match=r"cnn2d-genre needs about \d+\.\d GB and has 2\.0 GB.*--fix picture_size=128"):
+        preflight.check_fits(spec, corpus)
+    small, _, corpus = settle("--baseline", "cnn2d-genre", "--fix", "picture_size=64")
+    preflight.check_fits(small, corpus)
+    assert small.baselines[0].changes == ("picture_size 512 → 64",)
+
+
+def test_split_fix_and_weights_are_checked_and_kept(settle: Settle, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--split must be official for nsynth:.*but is 'random'"):
+        settle("--space", "lstm", "--split", "random")
+    with pytest.raises(UserError, match="--weights is for families that begin with a pretrained network"):
+        settle("--space", "lstm", "--weights", "none")
+    with pytest.raises(UserError, match=r"no-such\.pth"):
+        settle("--space", "vgg16", "--weights", str(tmp_path / "no-such.pth"))
+    arguments = ("--space", "resnet50", "--weights", "none", "--fix", "picture_size=32", "--name", "kept")
+    spec, directory, corpus = settle(*arguments)
+    assert (spec.weights, spec.fixed, spec.data.split) == ("none", ("picture_size=32",), "official")
+    directory.mkdir(parents=True)
+    write_study(directory, spec, corpus)
+    again, _, _ = settle("--resume", "--name", "kept", data=None)
+    assert again == spec
+    with pytest.raises(UserError, match="keeps to what it began with"):
+        settle("--resume", "--name", "kept", "--fix", "picture_size=64", data=None)
+
+
+def test_baselines_of_another_corpus_run_on_this_one(settle: Settle) -> None:
+    """Task and splits are this corpus', the recipe is the published one; alone it comes with a generated corpus."""
+    spec, _, _ = settle("--baseline", "mlp-genre-hinge")
+    assert (spec.data.task, spec.max_epochs, spec.only) == ("family", 25, "mlp-genre-hinge")
+    given = parsed("--baseline", "mlp-genre-hinge")
+    assert options.corpus_named(given, None, spec.baselines[0]) == "demo-genre"
+    assert options.corpus_named(given, None, None) == "demo"
+
+
 @pytest.mark.slow
 def test_a_dry_run_says_it_all_and_starts_nothing(tiny_corpus: Path, cache: Path, tmp_path: Path) -> None:
     place = ("--storage", str(tmp_path / "studies"))
