@@ -16,6 +16,8 @@ from trainables import weights
 from trainables.errors import UserError
 from trainables.weights import InitialWeights, find, load, skeleton
 
+pytestmark = pytest.mark.slow  # real networks of torchvision
+
 State = dict[str, Tensor]
 Save = Callable[..., Path]
 

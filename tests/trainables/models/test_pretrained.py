@@ -18,6 +18,8 @@ from trainables.models import count_trainable
 from trainables.models.pretrained import FEATURES, STAGES, Config, Pretrained, build, configure
 from trainables.weights import ARCHITECTURES
 
+pytestmark = pytest.mark.slow  # real networks of torchvision
+
 CONFIG = Config("googlenet", 0, (), 0.0, normalise=False, weights_file="", weights_digest="")
 
 
