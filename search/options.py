@@ -259,8 +259,10 @@ def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[S
     baseline = next((b for b in space.baselines if b.name == only), None)
     named = corpus_named(given, before, baseline)
     task = task_named(given, before, baseline, named)
+    adapt.known((param.name for param in space.params), given.fix)
     wishes = given.fix or (before.fixed if before else ())
-    adapt.known((param.name for param in space.params), wishes)
+    if not (before or only or given.address):
+        wishes += adapt.small_pictures(space, wishes)
     source = weights_named(given, before, space)
     max_epochs = _first(given.max_epochs, before and before.max_epochs, baseline and baseline.epochs, MAX_EPOCHS)
     spec = StudySpec(

@@ -89,7 +89,7 @@ def plan(spec: StudySpec, corpus: Corpus, given: Options, directory: Path) -> di
         "expected_epochs": epochs,
         "epoch_seconds": seconds / epochs,
         "estimated_seconds": seconds / slots,
-        "budget_epochs": int(given.budget * slots * epochs / seconds) if given.budget else None,
+        "budget_epochs": int(given.budget * slots * epochs / seconds) if given.budget and seconds else None,
         "disk_bytes": corpora.corpus_disk_needed(spec.data.corpus) + checkpoint_bytes(spec, corpus, slots),
         "disk_free_bytes": shutil.disk_usage(_existing(directory)).free,
         "memory_bytes": slots * max(row["memory_bytes"] for row in measured.values() if row["fits"] or not sampled),
@@ -106,7 +106,8 @@ def describe_plan(found: dict[str, Any]) -> RenderableType:
     sizes = Table(title="Sizes and one timed step each", **_LEFT)
     for name in ("", "trainable parameters", "input", "memory", "seconds an epoch", "published"):
         sizes.add_column(name, justify="right" if name else "left")
-    for name, row in (*((b["name"], b) for b in found["baselines"]), *found["corners"].items()):
+    rows = {**{b["name"]: b for b in found["baselines"]}, **found["corners"]}
+    for name, row in rows.items():
         sizes.add_row(
             name,
             f"{row['trainable_parameters']:,}",
@@ -126,20 +127,12 @@ def describe_plan(found: dict[str, Any]) -> RenderableType:
         f"Memory: about {found['memory_bytes'] / 1e9:.1f} GB of {found['memory_total_bytes'] / 1e9:.1f} GB."
     )
     changed = [f"{b['name']}, changed: {', '.join(b['changes'])}" for b in found["baselines"] if b["changes"]]
-    large = [name for name, row in (*((b["name"], b) for b in found["baselines"]), *found["corners"].items())]
-    large = [name for name in large if not _row(found, name)["fits"]]
-    if large:
+    if large := [name for name, row in rows.items() if not row["fits"]]:
         words += (
             f"\nA trial's share of the memory is {found['memory_share_bytes'] / 1e9:.1f} GB: {', '.join(large)} would "
             f"not be trained. A larger --cpus-per-trial gives a larger share; --fix restricts what is tried."
         )
     return Group(space, "", sizes, "", rungs, "", Text("\n".join([*changed, words])))
-
-
-def _row(found: dict[str, Any], name: str) -> dict[str, Any]:
-    rows = {**{b["name"]: b for b in found["baselines"]}, **found["corners"]}
-    row: dict[str, Any] = rows[name]
-    return row
 
 
 def published(row: dict[str, Any]) -> str:

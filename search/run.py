@@ -18,6 +18,7 @@ from rich.console import Group
 from search import comparison, options, versions
 from search.options import Options
 from search.progress import Terminal, bar, printable
+from search.study import StudySpec
 from trainables.errors import UserError
 
 FINISHED, USER_ERROR, FAILED, INTERRUPTED = 0, 1, 2, 130
@@ -57,6 +58,7 @@ def run(given: Options, terminal: Terminal) -> int:
     with bar(terminal) as progress:
         spec, directory, corpus = options.settle(given, progress)
     say_corpus(corpus, terminal)
+    say_restrictions(given, spec, terminal)
     if given.dry_run:
         from search.preflight import describe_plan, plan
 
@@ -78,6 +80,8 @@ def compare(given: Options, terminal: Terminal) -> int:
     with bar(terminal) as progress:
         root, settled, studies = comparison.settle(given, progress)
     say_corpus(studies[0][3], terminal)
+    for own, spec, _, _ in studies:
+        say_restrictions(own, spec, terminal)
     if given.dry_run:
         from search.preflight import describe_plan, plan
 
@@ -108,6 +112,16 @@ def say_corpus(corpus: options.Corpus, terminal: Terminal) -> None:
             terminal.say(note)
     for notice in corpus.split.notices:
         terminal.say(notice)
+
+
+def say_restrictions(given: Options, spec: StudySpec, terminal: Terminal) -> None:
+    """A line where a study tries less than its space holds without having been told."""
+    own = [wish for wish in spec.fixed if wish not in given.fix]
+    if own and not given.resume:
+        terminal.say(
+            f"No GPU here, so {spec.space.name} is restricted to {', '.join(own)}, its published recipes too; "
+            f"--fix picture_size=… takes other sizes."
+        )
 
 
 def print_result(given: Options, found: object, terminal: Terminal, words: object) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import torch
 from rich.console import Console
 
 import spaces
@@ -347,6 +348,20 @@ def test_split_fix_and_weights_are_checked_and_kept(settle: Settle, tmp_path: Pa
     assert again == spec
     with pytest.raises(UserError, match="keeps to what it began with"):
         settle("--resume", "--name", "kept", "--fix", "picture_size=64", data=None)
+
+
+@pytest.mark.parametrize(("cuda", "fixed"), [(False, ("picture_size=32,48,64",)), (True, ())])
+def test_without_a_gpu_pictures_are_small_unless_told_otherwise(
+    settle: Settle, monkeypatch: pytest.MonkeyPatch, cuda: bool, fixed: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    spec, _, _ = settle("--space", "cnn2d")
+    assert spec.fixed == fixed
+    assert spec.baselines[0].params["picture_size"] == (512 if cuda else 64)
+    assert settle("--space", "cnn2d", "--fix", "picture_size=128")[0].fixed == ("picture_size=128",)
+    assert settle("--space", "cnn2d", "--fix", "batch_size=64")[0].fixed == ("batch_size=64", *fixed)
+    assert settle("--space", "lstm")[0].fixed == ()
+    assert settle("--baseline", "cnn2d-genre")[0].fixed == (), "alone, a recipe is exact"
 
 
 def test_baselines_of_another_corpus_run_on_this_one(settle: Settle) -> None:
