@@ -1,14 +1,17 @@
 """A family's space made to fit a corpus and a user's wishes, before a study begins."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
+import spaces
 from spaces.domains import Baseline, Choice, Domain, Int, Param, Space, Value
 from trainables.errors import UserError
 
 # From this length on a clip is more than its beginning: families that look at a few seconds see all of it, in pieces.
 _LONG_CLIP_SECONDS = 8.0
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _SMALL_PICTURES = "picture_size=32,48,64"
 
 
@@ -23,7 +26,7 @@ def fitted(space: Space, clip_seconds: float) -> Space:
 
 
 def fixed(space: Space, wishes: Iterable[str]) -> Space:
-    """The space with parameters restricted as in `picture_size=32,64` or `batch_size=64..256`; raises UserError.
+    """The space restricted as in `picture_size=32,64` or `learning_rate=0.0005..0.005`; raises UserError.
 
     Published recipes and the default move to the nearest value that is left, and the recipes say so.
     """
@@ -41,6 +44,12 @@ def weighted(space: Space, source: str) -> Space:
     if not source:
         return space
     if source == "none":
+        stages = next(param.domain for param in space.params if param.name == "frozen_stages")
+        if 0 not in stages:
+            raise UserError(
+                f"--weights none trains from scratch, so frozen_stages must be 0, but --fix asks for {stages}. Leave "
+                f"one of the two out."
+            )
         space = fixed(space, ("frozen_stages=0",))
         changed = tuple(replace(b, changes=(*b.changes, "weights ImageNet → random")) for b in space.baselines)
         return replace(space, baselines=changed)
@@ -65,10 +74,16 @@ def known(names: Iterable[str], wishes: Iterable[str]) -> None:
     names = sorted(set(names))
     for wish in wishes:
         name = _name(wish)
+        if owners := [other for other in spaces.names() if name not in names and _has(other, name)]:
+            raise UserError(f"--fix must name a parameter of the space, but {name} belongs to {', '.join(owners)}.")
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise UserError(f"--fix must name a parameter of the space, one of {', '.join(names)}, not {name!r}.{hint}")
+
+
+def _has(family: str, name: str) -> bool:
+    return any(param.name == name for param in spaces.load(family).params)
 
 
 def _name(wish: str) -> str:
@@ -82,26 +97,39 @@ def _param(space: Space, name: str, wish: str) -> Param:
 
 def _domain(param: Param, wanted: str, wish: str) -> Domain:
     low, dots, high = wanted.partition("..")
-    values = [_value(text.strip()) for text in ((low, high) if dots else wanted.split(","))]
+    values = [_value(text.strip(), param.domain) for text in ((low, high) if dots else wanted.split(","))]
+    if dots:
+        return _range(param, values, wish)
     if bad := [value for value in values if value not in param.domain]:
         raise UserError(f"--fix keeps to the range of {param.name}, {param.domain}, but {wish!r} asks for {bad[0]!r}.")
-    if not dots:
-        return Choice(tuple(dict.fromkeys(values)))
-    if isinstance(param.domain, Choice) or values[0] > values[1]:  # type: ignore[operator]
-        raise UserError(
-            f"--fix takes LOW..HIGH for numbers only and in this order, but {param.name} is one of {param.domain} and "
-            f"{wish!r} came. List values with commas."
+    return Choice(tuple(dict.fromkeys(values)))
+
+
+def _range(param: Param, limits: list[Value], wish: str) -> Domain:
+    low, high = limits
+    if isinstance(low, str) or isinstance(high, str) or low > high:
+        raise UserError(f"--fix takes NAME=LOW..HIGH with two numbers in this order, but {wish!r} came.")
+    if isinstance(param.domain, Choice):
+        within = tuple(
+            option for option in param.domain.options if not isinstance(option, str) and low <= option <= high
         )
-    return replace(param.domain, low=values[0], high=values[1])  # type: ignore[arg-type]
+        if within:
+            return Choice(within)
+    elif low in param.domain and high in param.domain:
+        return replace(param.domain, low=low, high=high)  # type: ignore[arg-type]
+    raise UserError(f"--fix keeps to the range of {param.name}, {param.domain}, but {wish!r} leaves it.")
 
 
-def _value(text: str) -> Value:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+def _value(text: str, domain: Domain) -> Value:
+    """The text as the domain has it: 0 is 0.0 where that is an option, 32.0 is 32 where whole numbers are meant."""
+    value: Value = text
+    if _NUMBER.fullmatch(text):
+        value = float(text) if re.search("[.eE]", text) else int(text)
+        options = domain.options if isinstance(domain, Choice) else ()
+        value = next((option for option in options if option == value), value)
+        if isinstance(domain, Int) and value == int(value):
+            value = int(value)
+    return value
 
 
 def _restricted(space: Space, param: Param, domain: Domain) -> Space:

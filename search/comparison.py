@@ -7,6 +7,7 @@
 Families never share a bracket of ASHA: slow starters would lose at equal epochs. They are compared across studies.
 """
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,7 +24,7 @@ import spaces
 from search import adapt, options
 from search.options import Corpus, Options
 from search.progress import Terminal, duration, quiet, trial_name
-from search.records import FAMILIES, SPEC
+from search.records import BASELINES, EPOCHS, FAMILIES, SPEC, TRIALS
 from search.study import StudySpec, choose
 from trainables.errors import UserError
 from trainables.files import read_json, write_json
@@ -121,20 +122,26 @@ def _place(given: Options) -> tuple[Path, list[str]]:
             known = ", ".join(sorted(path.parent.name for path in storage.glob(f"*/{FAMILIES}"))) or "none"
             raise UserError(f"--resume needs the --name of a comparison of families. In {storage} there are: {known}.")
         before: list[str] = read_json(storage / given.name / FAMILIES)["families"]
-        if given.space not in (None, "all", ",".join(before)):
+        if given.space is not None and _families(given.space) != before:
             raise UserError(
                 f"A comparison keeps to its families, {', '.join(before)}, but --space is {given.space!r}. "
                 f"Leave it out."
             )
         return storage / given.name, before
-    wanted = spaces.names() if given.space == "all" else [name.strip() for name in str(given.space).split(",")]
-    names = [choose("space", name, spaces.names()) for name in dict.fromkeys(wanted)]
+    names = _families(str(given.space))
     data = given.data or "demo"
     return options.directory(replace(given, baseline=None), "all" if given.space == "all" else "families", data), names
 
 
+def _families(space: str) -> list[str]:
+    """The families that `--space` names, in the order in which they are searched; raises UserError."""
+    wanted = spaces.names() if space == "all" else [name.strip() for name in space.split(",")]
+    return [choose("space", name, spaces.names()) for name in dict.fromkeys(wanted)]
+
+
 def _of_family(given: Options, root: Path, name: str, count: int) -> Options:
     """The options of one family's study: an equal part of the budget, and what concerns it."""
+    _clear_half_made(root / name)
     space = spaces.load(name)
     params = {param.name for param in space.params}
     return replace(
@@ -149,16 +156,30 @@ def _of_family(given: Options, root: Path, name: str, count: int) -> Options:
     )
 
 
+def _clear_half_made(directory: Path) -> None:
+    """Removes what a killed process left of a family's study that had not begun; raises UserError where it had."""
+    if not directory.is_dir() or (directory / SPEC).exists():
+        return
+    if any((directory / name).exists() and (directory / name).stat().st_size for name in (TRIALS, EPOCHS)):
+        raise UserError(
+            f"A study's {SPEC} must be there, but it is missing in {directory}, which holds trials. Restore it from a "
+            f"copy, or remove the folder to search that family anew."
+        )
+    shutil.rmtree(directory)
+
+
 def leaderboard(root: Path, summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Every family's chosen model and its baselines, by tune score, and how the first compares on test."""
     rows = [row for family, found in summaries.items() for row in _rows(family, found)]
     rows.sort(key=lambda row: -row["tune_balanced_accuracy"])
     best = [row for row in rows if row["chosen"]]
+    baselines = [row for row in rows if not row["chosen"]]
     return {
         "state": "finished" if best else "failed",
         "directory": str(root),
         "rows": rows,
-        "first_against": _against(root, best),
+        "first_against": _against(root, best[0], best[1:], "family") if best else {},
+        "first_against_baselines": _against(root, best[0], baselines, "baseline") if best else {},
         "failed": sorted(family for family, found in summaries.items() if not found["best"]),
         "wall_seconds": sum(found["wall_seconds"] for found in summaries.values()),
     }
@@ -171,6 +192,7 @@ def _rows(family: str, found: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if not chosen and found["best"] and entry["trial"] == found["best"]["trial"]:
             continue
         splits = entry["splits"]
+        limits = splits["test"]["balanced_accuracy_interval"]
         yield {
             "family": family,
             "name": "default" if entry["origin"] == "default" else trial_name(entry),
@@ -178,8 +200,7 @@ def _rows(family: str, found: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "baseline": entry["baseline"],
             "changes": "; ".join(entry["changes"]),
             **{f"{name}_balanced_accuracy": splits[name]["balanced_accuracy"] for name in ("tune", "valid", "test")},
-            "test_interval_low": splits["test"]["balanced_accuracy_interval"][0],
-            "test_interval_high": splits["test"]["balanced_accuracy_interval"][1],
+            **dict(zip(("test_interval_low", "test_interval_high"), limits or (None, None), strict=True)),
             "test_accuracy": splits["test"]["accuracy"],
             "test_macro_f1": splits["test"]["macro_f1"],
             "trainable_parameters": entry["trainable_parameters"],
@@ -188,18 +209,23 @@ def _rows(family: str, found: dict[str, Any]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _against(root: Path, best: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The first family's lead on test over each other family's chosen model, from the stored predictions."""
+def _against(root: Path, first: dict[str, Any], others: list[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
+    """A model's lead on test over others, from the stored predictions."""
     from trainables.evaluate import difference
 
-    tables = [pd.read_parquet(root / row["family"] / "best" / "predictions.parquet") for row in best]
-    return {
-        row["family"]: difference(tables[0], other, "test") for row, other in zip(best[1:], tables[1:], strict=True)
-    }
+    table = _predictions(root, first)
+    return {row[key]: difference(table, _predictions(root, row), "test") for row in others}
+
+
+def _predictions(root: Path, row: dict[str, Any]) -> pd.DataFrame:
+    best = root / row["family"] / "best"
+    return pd.read_parquet((best if row["chosen"] else best / BASELINES / row["baseline"]) / "predictions.parquet")
 
 
 def describe_leaderboard(board: dict[str, Any]) -> RenderableType:
     """The end of a comparison on the terminal; fits 80 columns."""
+    from search.summary import interval, verdict  # only here: Optuna takes its time to import
+
     if board["state"] == "interrupted":
         return Group("", Text("Interrupted. Go on with:"), Text(f"  {board['resume']}", style="bold", no_wrap=True))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
@@ -208,10 +234,11 @@ def describe_leaderboard(board: dict[str, Any]) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True, min_width=5)
     for row in board["rows"]:
         changed = " *" if row["changes"] else ""
+        limits = [row["test_interval_low"], row["test_interval_high"]]
         table.add_row(
-            f"{row['family']} {row['name']}" if row["chosen"] else f"  {row['name']}{changed}",
+            (f"{row['family']} {row['name']}" if row["chosen"] else f"  {row['name']}") + changed,
             *(f"{row[f'{split}_balanced_accuracy']:.3f}" for split in ("tune", "valid", "test")),
-            f"{row['test_interval_low']:.2f}…{row['test_interval_high']:.2f}",
+            interval(None if None in limits else limits).replace(" ", ""),
             _short(row["trainable_parameters"]),
             duration(row["training_seconds"]),
             f"{row['prediction_ms']:.1f}",
@@ -219,13 +246,9 @@ def describe_leaderboard(board: dict[str, Any]) -> RenderableType:
         )
     words = [f"{family} has no trial at full length." for family in board["failed"]]
     words += [f"* {name}: {changes}" for name, changes in _changes(board["rows"]).items()]
-    chosen = [row for row in board["rows"] if row["chosen"]]
-    for family, row in board["first_against"].items():
-        low, high = row["interval"]
-        verdict = "above" if low > 0 else "below" if high < 0 else "not distinguishable from"
-        words.append(
-            f"On test {chosen[0]['family']} is {verdict} {family}: {row['difference']:+.3f} ({low:+.3f} … {high:+.3f})."
-        )
+    first = next((row["family"] for row in board["rows"] if row["chosen"]), "")
+    words += [f"On test {first} is {verdict(family, row)}" for family, row in board["first_against"].items()]
+    words += [f"On test {first} is {verdict(name, row)}" for name, row in board["first_against_baselines"].items()]
     words.append(
         f"Sorted by tune, by which each was chosen; intervals (95 %) are of test; train is the time training took, ms "
         f"the time to score a clip. {duration(board['wall_seconds'])} in "

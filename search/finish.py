@@ -8,11 +8,10 @@ from typing import Any
 import pandas as pd
 
 from search.engine import Engine, Trial
+from search.records import BASELINES, SUBMISSION
 from trainables.files import WEIGHTS, read_json, replace_file, write_json
 
-BASELINES = "baselines"
 WEIGHTS_OUT = "model.safetensors"
-SUBMISSION = "submission.csv"
 FILES = (WEIGHTS_OUT, "config.json", "predictions.parquet", "metrics.json")
 
 

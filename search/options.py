@@ -1,5 +1,6 @@
 """The command line: what may be asked for, and what it comes to."""
 
+import difflib
 import math
 import os
 import re
@@ -100,7 +101,7 @@ _COUNT = click.IntRange(min=1)
 @click.option(
     "--data",
     metavar="CORPUS",
-    help=f"The corpus, one of {', '.join(corpora.KINDS)} [demo].",
+    help=f"The corpus, one of {', '.join(corpora.KINDS)} [demo; demo-genre for a recipe made for genres].",
 )
 @click.option("--task", metavar="TASK", help="What to classify: family or source of notes [the corpus' first task].")
 @click.option("--split", metavar="HOW", help="How the corpus is divided: official, random or filtered (GTZAN).")
@@ -108,7 +109,7 @@ _COUNT = click.IntRange(min=1)
     "--fix",
     metavar="NAME=VALUES",
     multiple=True,
-    help="Restrict a parameter, also of the published recipes: picture_size=32,64 or batch_size=64..256.",
+    help="Restrict a parameter, also of the published recipes: picture_size=32,64 or learning_rate=0.0005..0.005.",
 )
 @click.option(
     "--weights",
@@ -181,9 +182,14 @@ def existing(given: Options) -> StudySpec:
     root = storage(given)
     path = root / (given.name or "") / SPEC
     if given.name is None or not path.exists():
-        known = ", ".join(sorted(path.parent.name for path in root.glob(f"*/{SPEC}"))) or "none"
+        known = sorted(path.parent.name for name in (SPEC, FAMILIES) for path in root.glob(f"*/{name}"))
         came = "no name came" if given.name is None else f"there is no {given.name!r}"
-        raise UserError(f"--resume needs the --name of a study, but {came}. In {root} there are: {known}.")
+        close = difflib.get_close_matches(given.name or "", known, n=1, cutoff=0.6)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise UserError(
+            f"--resume needs the --name of a study, but {came}. In {root} there are: "
+            f"{', '.join(known) or 'none'}.{hint}"
+        )
     try:
         return StudySpec.from_json(read_json(path))
     except (KeyError, TypeError, ValueError) as error:
@@ -295,7 +301,7 @@ def weights_named(given: Options, before: StudySpec | None, space: Space) -> str
     if "weights_file" in space.settings:
         source: str = _first(given.weights, before and before.weights, "imagenet")
         return source if source in ("imagenet", "none") else str(Path(source).expanduser().absolute())
-    if given.weights is not None:
+    if given.weights not in (None, "none"):
         raise UserError(
             f"--weights is for families that begin with a pretrained network, but --space is {space.name}. "
             f"Leave it out."

@@ -145,7 +145,9 @@ class Tally:
             self.running[row["trial"]] = row
             if row["failure"] is None and (self.leading is None or row["score"] > self.leading["score"]):
                 self.leading = row
-            if row["decision"] == "complete" and (self.best is None or row["score"] > self.best["score"]):
+            # Of equals the earlier trial is chosen, whichever ended first.
+            key = (row["score"] or 0.0, -row["trial"])
+            if row["decision"] == "complete" and (self.best is None or key > (self.best["score"], -self.best["trial"])):
                 self.best = row
             if row["decision"] == "stop":
                 self.stopped_at[row["epoch"]] += 1

@@ -24,6 +24,7 @@ Row = dict[str, Any]
 _RESTORE = "Restore the study's directory from a copy, or begin a new study."
 
 SPEC, TRIALS, EPOCHS = "study.json", "trials.jsonl", "epochs.jsonl"
+BASELINES, SUBMISSION = "baselines", "submission.csv"  # in the folder of the chosen model
 FAMILIES = "families.json"  # beside the studies of a comparison
 
 

@@ -101,13 +101,18 @@ def say_corpus(corpus: options.Corpus, terminal: Terminal) -> None:
     """One line on the data, and one for each thing that the user should know about it."""
     parts = ", ".join(f"{name} {row['clips']} of {row['groups']}" for name, row in corpus.split.summary.items())
     classes = f"{len(corpus.split.classes)} classes of {corpus.data.task}"
-    terminal.say(f"{corpus.data.corpus}: {classes}; clips of groups (instruments, artists, clips): {parts}")
+    terminal.say(f"{corpus.data.corpus}: {classes}; clips of groups (instruments, artists, …): {parts}")
     if corpus.store is None:
         terminal.say("The audio is not decoded yet; unusable recordings will be left out when it is.")
     else:
         lists = {"left out": corpus.store.quarantine, "repaired": corpus.store.repairs}
-        if found := [f"{len(rows)} {what}" for what, rows in lists.items() if len(rows)]:
-            terminal.say(f"Recordings: {', '.join(found)}; quarantine.csv and repairs.csv of the study say why.")
+        found = [
+            f"{rows[['split', 'path']].drop_duplicates().shape[0]} {what}" for what, rows in lists.items() if len(rows)
+        ]
+        if found:
+            terminal.say(
+                f"Recordings: {', '.join(found)}; quarantine.csv and repairs.csv say why ({corpus.store.root})."
+            )
         for note in corpus.store.notes:
             terminal.say(note)
     for notice in corpus.split.notices:

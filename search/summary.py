@@ -13,7 +13,7 @@ from rich.text import Text
 
 from search.engine import Engine, State
 from search.progress import duration, trial_name
-from search.records import FAMILIES
+from search.records import FAMILIES, SUBMISSION
 from search.study import METRIC
 
 
@@ -39,6 +39,7 @@ def summary(engine: Engine, state: str, *, finished: dict[str, Any] | None, wall
         "best": finished and finished["best"],
         "baselines": (finished or {}).get("baselines", {}),
         "against_baselines": (finished or {}).get("against_baselines", {}),
+        "submission": (engine.journal.directory / "best" / SUBMISSION).exists(),
     }
 
 
@@ -54,7 +55,7 @@ def resume_command(directory: Path) -> str:
 
 def describe(found: dict[str, Any], classes: list[str]) -> RenderableType:
     """The end of a run on the terminal."""
-    parts: list[RenderableType] = [Text(f"{_trials(found)} in {duration(found['wall_seconds'])}.")]
+    parts: list[RenderableType] = [Text(f"{_trials(found)}; {duration(found['wall_seconds'])}.")]
     if found["failures"]:
         number, reason = next(iter(found["failures"].items()))
         parts.append(Text(f"{len(found['failures'])} failed; trial {number}: {reason}"))
@@ -77,13 +78,17 @@ def _unbroken(text: str, style: str = "") -> Text:
     return Text(text, style=style, no_wrap=True, overflow="ignore")
 
 
+def counted(count: int, word: str) -> str:
+    """A number and its noun, in the plural where there is not one."""
+    return f"{count:,} {word}" + ("" if count == 1 else "s")
+
+
 def _trials(found: dict[str, Any]) -> str:
     trials = found["trials"]
     stopped = ", ".join(f"{n} at {epoch}" for epoch, n in found["stopped_at"].items())
-    text = f"{sum(trials[s] for s in State)} trials, {found['epochs']} epochs: {trials['complete']} trained in full"
-    text += f" (up to {found['max_epochs']} epochs), {trials['pruned']} stopped early" + (
-        f" ({stopped})" if stopped else ""
-    )
+    text = f"{counted(sum(trials[s] for s in State), 'trial')}, {counted(found['epochs'], 'epoch')}: "
+    text += f"{trials['complete']} trained in full (to epoch {found['max_epochs']} or their own end)"
+    text += f", {trials['pruned']} stopped early ({stopped})" if stopped else ""
     if trials["running"]:
         text += f", {trials['running']} unfinished"
     return text
@@ -97,11 +102,10 @@ def _table(best: dict[str, Any], baselines: dict[str, dict[str, Any]]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for name, row in ((trial_name(best), best), *((k, v) for k, v in baselines.items() if v["trial"] != best["trial"])):
         splits = row["splits"]
-        low, high = splits["test"]["balanced_accuracy_interval"]
         table.add_row(
             name,
             *(f"{splits[split]['balanced_accuracy']:.4f}" for split in ("tune", "valid", "test")),
-            f"{low:.2f} … {high:.2f}",
+            interval(splits["test"]["balanced_accuracy_interval"]),
             f"{splits['test']['accuracy']:.4f}",
             f"{row['trainable_parameters']:,}",
             style="bold" if row is best else "",
@@ -109,21 +113,32 @@ def _table(best: dict[str, Any], baselines: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
+def interval(limits: list[float] | None) -> str:
+    """An interval of scores, or a dash where there is none."""
+    return "–" if limits is None else f"{limits[0]:.2f} … {limits[1]:.2f}"
+
+
+def verdict(name: str, row: dict[str, Any]) -> str:
+    """How a model compares with the one of that `name`, from their paired difference."""
+    gap = f"{row['difference']:+.3f}"
+    if row["interval"] is None:
+        return f"{gap} from {name}, no interval: some class has a single clip there."
+    low, high = row["interval"]
+    words = "above" if low > 0 else "below" if high < 0 else "not distinguishable from"
+    return f"{words} {name}: {gap} (95 % interval {low:+.3f} to {high:+.3f})."
+
+
 def _words(found: dict[str, Any], n_classes: int) -> list[Text]:
     best, test = found["best"], found["best"]["splits"]["test"]
     params = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in best["params"].items())
     when = f"epoch {best['best_epoch']} of {best['epochs']}"
     words = [Text(f"Chosen by its tune score: {trial_name(best)}, as of {when}: {params}")]
-    for name, row in found["against_baselines"].items():
-        low, high = row["interval"]
-        verdict = "above" if low > 0 else "below" if high < 0 else "not distinguishable from"
-        words.append(
-            Text(f"On test it is {verdict} {name}: {row['difference']:+.3f} (95 % interval {low:+.3f} to {high:+.3f}).")
-        )
+    words += [Text(f"On test it is {verdict(name, row)}") for name, row in found["against_baselines"].items()]
     words.append(
         Text(
-            f"Interval (95 %) and accuracy are of test, scored after the choice. Intervals resample the "
-            f"{test['groups']} groups (instruments, artists, clips) and what is in them; chance is {1 / n_classes:.3f}."
+            f"Interval (95 %) and accuracy are of test, scored after the choice. Intervals resample "
+            f"{counted(test['groups'], 'group')} (instruments, artists and the like) and the clips in them; "
+            f"chance is {1 / n_classes:.3f}."
         )
     )
     if found["baselines"]:
@@ -146,10 +161,16 @@ def _words(found: dict[str, Any], n_classes: int) -> list[Text]:
 
 def _where(found: dict[str, Any]) -> str:
     folder = found["directory"]
-    return (
-        f"Everything lies in {folder}:\n"
-        f"  best/            weights, config, metrics, predictions of the chosen model\n"
-        f"  best/baselines/  the same of each baseline\n"
-        f"  study.json       what was asked; trials.jsonl, epochs.jsonl what happened\n"
-        f"  quarantine.csv   recordings left out, with reasons; logs/ Ray's own words"
-    )
+    lines = [
+        f"Everything lies in {folder}:",
+        "  best/            weights, config, metrics, predictions of the chosen model",
+    ]
+    if found["baselines"]:
+        lines.append("  best/baselines/  the same of each baseline")
+    if found["submission"]:
+        lines.append("  best/submission.csv  its answers for the unlabelled clips")
+    lines += [
+        "  study.json       what was asked; trials.jsonl, epochs.jsonl what happened",
+        "  quarantine.csv   recordings left out, with reasons; logs/ Ray's own words",
+    ]
+    return "\n".join(lines)

@@ -42,6 +42,7 @@ _SETTINGS: dict[str, Value] = {
     "clip_norm": 0.0,
     "normalise": "none",
     "resampling": "fourier",
+    "excerpt": "first",
 }
 
 SPACE = Space(

@@ -69,24 +69,21 @@ def summarise(predictions: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, A
     """Per split: clips, groups, accuracy, balanced accuracy, macro-F1, cross-entropy.
 
     `balanced_accuracy_interval` is a 95 % percentile interval from resampling groups and then clips within them:
-    clips of one instrument are not independent, so resampling clips alone would promise too much.
+    clips of one instrument are not independent, so resampling clips alone would promise too much. It is None where
+    a class has a single clip, which tells nothing of its spread.
     """
     classes = _classes(predictions)
     found = {}
     for name, part in predictions.sort_values("name").groupby("split", sort=False):
         true, predicted = (_codes(part[column], classes) for column in ("true", "predicted"))
         chances = part[[f"p_{c}" for c in classes]].to_numpy()[np.arange(len(part)), true]
+        right = (true == predicted).astype(np.float64)
         found[str(name)] = {
             "clips": len(part),
             "groups": part["group"].nunique(),
             **asdict(scores(confusion_matrix(true, predicted, len(classes)))),
             "cross_entropy": float(-np.log(np.maximum(chances, _SMALLEST)).mean()),
-            "balanced_accuracy_interval": _percentiles(
-                [
-                    scores(confusion_matrix(true[rows], predicted[rows], len(classes))).balanced_accuracy
-                    for rows in _resamples(true, part["group"].to_numpy(dtype=str), seed)
-                ]
-            ),
+            "balanced_accuracy_interval": _interval(true, part["group"].to_numpy(dtype=str), seed, right),
         }
     return found
 
@@ -94,23 +91,39 @@ def summarise(predictions: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, A
 def difference(one: pd.DataFrame, other: pd.DataFrame, split: str, seed: int = 0) -> dict[str, Any]:
     """How much better `one` does than `other` on a split: balanced accuracies' difference and its 95 % interval.
 
-    Paired: both models are scored on the same resampled clips.
+    Paired: both models are scored on the same resampled clips. The interval is None as in `summarise`.
     """
     classes = _classes(one)
     parts = [frame[frame["split"] == split].sort_values("name") for frame in (one, other)]
     true = _codes(parts[0]["true"], classes)
-    guesses = [_codes(part["predicted"], classes) for part in parts]
     groups = parts[0]["group"].to_numpy(dtype=str)
-
-    def gap(rows: Rows) -> float:
-        found = [scores(confusion_matrix(true[rows], guess[rows], len(classes))).balanced_accuracy for guess in guesses]
-        return found[0] - found[1]
-
+    # Both have the same clips in each class, so the difference of the recalls is the recall of the differences.
+    first, second = ((_codes(part["predicted"], classes) == true).astype(np.float64) for part in parts)
+    lead = first - second
     return {
-        "difference": gap(np.arange(len(true))),
-        "interval": _percentiles([gap(rows) for rows in _resamples(true, groups, seed)]),
+        "difference": _mean_recall(true, lead),
+        "interval": _interval(true, groups, seed, lead),
         "groups": len(set(groups)),
     }
+
+
+def _mean_recall(true: Rows, right: npt.NDArray[np.float64]) -> float:
+    """The mean over the classes present of the mean of `right`: balanced accuracy, or a difference of two."""
+    support = np.bincount(true)
+    return float((np.bincount(true, weights=right)[support > 0] / support[support > 0]).mean())
+
+
+def _interval(
+    true: Rows, groups: npt.NDArray[np.str_], seed: int, right: npt.NDArray[np.float64]
+) -> list[float] | None:
+    """The 95 % percentile interval of the mean recall over resampled rows; None where a class has a single clip."""
+    support = np.bincount(true)
+    if (support == 1).any():
+        return None
+    low, high = np.quantile(
+        [_mean_recall(true[rows], right[rows]) for rows in _resamples(true, groups, seed)], [0.025, 0.975]
+    )
+    return [float(low), float(high)]
 
 
 def _resamples(true: Rows, groups: npt.NDArray[np.str_], seed: int) -> Iterator[Rows]:
@@ -129,11 +142,6 @@ def _resamples(true: Rows, groups: npt.NDArray[np.str_], seed: int) -> Iterator[
         drawn = np.concatenate([rng.choice(found, len(found)) for found in members.values()])
         each = np.repeat(drawn, sizes[drawn])
         yield order[starts[each] + (rng.random(len(each)) * sizes[each]).astype(np.int64)]
-
-
-def _percentiles(values: list[float]) -> list[float]:
-    low, high = np.quantile(values, [0.025, 0.975])
-    return [float(low), float(high)]
 
 
 def _classes(predictions: pd.DataFrame) -> list[str]:

@@ -20,6 +20,14 @@ def test_no_more_seconds_than_the_corpus_has(clip_seconds: float, high: int) -> 
     assert domain(adapt.fitted(spaces.load("blstm"), clip_seconds), "seconds") == Int(1, high)
 
 
+@pytest.mark.parametrize("family", ["lstm", "blstm", "cnn1d"])
+def test_published_recipes_look_at_the_beginning_of_long_clips_too(family: str) -> None:
+    """They are exact on any corpus; only what is sampled follows the corpus."""
+    space = adapt.fitted(spaces.load(family), 30.0)
+    assert space.settings["excerpt"] == "segments"
+    assert [baseline.settings["excerpt"] for baseline in space.baselines] == ["first"] * len(space.baselines)
+
+
 @pytest.mark.parametrize(("clip_seconds", "excerpt"), [(4.0, "first"), (7.9, "first"), (8.0, "segments")])
 def test_long_clips_are_cut_into_segments(clip_seconds: float, excerpt: str) -> None:
     assert adapt.fitted(spaces.load("blstm"), clip_seconds).settings["excerpt"] == excerpt
@@ -36,6 +44,23 @@ def test_values_and_ranges() -> None:
     blstm = adapt.fixed(spaces.load("blstm"), ("width_1=64..128", "batch_size=64, 128"))
     assert domain(blstm, "width_1") == Int(64, 128, step=32)
     assert domain(blstm, "batch_size") == Choice((64, 128))
+
+
+@pytest.mark.parametrize(
+    ("family", "wish", "expected"),
+    [
+        ("cnn2d", "picture_size=33..100", Choice((48, 64, 96))),
+        ("cnn2d", "mixup=0", Choice((0.0,))),
+        ("cnn2d", "mixup=0..0.3", Choice((0.0, 0.2))),
+        ("cnn2d", "rotation=5.0", Choice((5,))),
+        ("lstm", "seconds=1.0", Choice((1,))),
+        ("lstm", "seconds=2.0..3", Int(2, 3)),
+        ("lstm", "learning_rate=1e-3..0.01", Float(1e-3, 0.01, log=True)),
+    ],
+)
+def test_numbers_are_meant_as_the_range_has_them(family: str, wish: str, expected: object) -> None:
+    found = domain(adapt.fixed(spaces.load(family), (wish,)), wish.partition("=")[0])
+    assert repr(found) == repr(expected)
 
 
 def test_published_recipes_and_the_default_move_and_say_so() -> None:
@@ -63,8 +88,12 @@ def test_what_fits_already_stays_exact() -> None:
         ("", "one of kind, x, y"),
         ("x=2", r"range of x, 0 … 1, but 'x=2' asks for 2"),
         ("x=a", r"asks for 'a'"),
-        ("x=0.5..0.2", "LOW..HIGH for numbers only and in this order"),
-        ("kind=a..b", "LOW..HIGH for numbers only"),
+        ("x=0.5..0.2", "LOW..HIGH with two numbers in this order"),
+        ("x=0.5..2", "range of x, 0 … 1, but 'x=0.5..2' leaves it"),
+        ("kind=a..b", "LOW..HIGH with two numbers"),
+        ("x=0.1..", "LOW..HIGH with two numbers"),
+        ("x=1_0", "asks for '1_0'"),
+        ("picture_size=64", "picture_size belongs to cnn2d, googlenet, resnet50, vgg16"),
         ("x=", "asks for ''"),
         ("kind=c", r"range of kind, a \| b"),
     ],
@@ -92,6 +121,8 @@ def test_without_weights_a_network_trains_from_scratch_and_its_recipes_say_so(fa
         assert baseline.changes == ("frozen_stages 5 → 0", "weights ImageNet → random")
         assert space.why_outside(baseline.params) is None
     assert space.why_outside(space.default) is None
+    with pytest.raises(UserError, match="--weights none trains from scratch, so frozen_stages must be 0"):
+        adapt.weighted(adapt.fixed(spaces.load(family), ("frozen_stages=2",)), "none")
 
 
 def test_a_weights_file_is_named_with_its_digest(tmp_path: Path) -> None:

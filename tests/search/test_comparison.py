@@ -93,8 +93,10 @@ def test_a_taken_name_and_a_resume_with_other_families_are_refused(given: Any, t
     (tmp_path / "two" / FAMILIES).write_text(json.dumps({"families": ["lstm", "blstm"], "options": kept}))
     with pytest.raises(UserError, match=r"exists\. Go on with it with --resume"):
         settled(given("--space", "lstm,blstm", "--name", "two"))
-    with pytest.raises(UserError, match="keeps to its families, lstm, blstm"):
-        settled(given("--space", "lstm,mlp", "--name", "two", "--resume"))
+    for other in ("lstm,mlp", "all"):
+        with pytest.raises(UserError, match="keeps to its families, lstm, blstm"):
+            settled(given("--space", other, "--name", "two", "--resume"))
+    assert settled(given("--space", "lstm, blstm", "--name", "two", "--resume"))[0] == tmp_path / "two"
     again = parsed("--storage", str(tmp_path), "--name", "two", "--resume")
     assert comparison.asked(again)
     _, resumed, studies = settled(again)
@@ -103,6 +105,21 @@ def test_a_taken_name_and_a_resume_with_other_families_are_refused(given: Any, t
         ("lstm", 7, ("layers=2",)),
         ("blstm", 7, ("layers=2",)),
     ]
+
+
+def test_what_a_killed_process_left_of_a_study_that_had_not_begun_is_no_obstacle(given: Any, tmp_path: Path) -> None:
+    before = given("--space", "lstm,blstm", "--trials", "7")
+    kept = {name: getattr(before, name) for name in KEPT}
+    (tmp_path / "two" / "lstm").mkdir(parents=True)
+    (tmp_path / "two" / FAMILIES).write_text(json.dumps({"families": ["lstm", "blstm"], "options": kept}))
+    (tmp_path / "two" / "lstm" / TRIALS).touch()
+    again = parsed("--storage", str(tmp_path), "--name", "two", "--resume")
+    assert [spec.trials for _, spec, _, _ in settled(again)[2]] == [7, 7]
+    (tmp_path / "two" / "lstm").mkdir()
+    (tmp_path / "two" / "lstm" / TRIALS).write_text("{}\n")
+    with pytest.raises(UserError, match=r"study\.json must be there, but it is missing in .*lstm, which holds trials"):
+        settled(again)
+    assert (tmp_path / "two" / "lstm" / TRIALS).exists()
 
 
 def row(family: str, name: str, tune: float, **changes: Any) -> dict[str, Any]:
@@ -130,6 +147,7 @@ def test_the_leaderboard_fits_80_columns_and_says_what_was_changed() -> None:
             row("googlenet", "trial 31 (default)", 0.7),
             row("googlenet", "old-googlenet-genre", 0.4, changes="picture_size 512 → 64"),
         ],
+        "first_against_baselines": {"old": {"difference": 0.5, "interval": None, "groups": 3}},
         "first_against": {"mlp": {"difference": 0.1, "interval": [0.02, 0.2], "groups": 9}},
         "failed": ["vgg16"],
         "wall_seconds": 5_000.0,
@@ -140,7 +158,8 @@ def test_the_leaderboard_fits_80_columns_and_says_what_was_changed() -> None:
     assert all(len(line) <= 80 for line in text.splitlines())
     assert "202M" in text and "0.60…0.80" in text
     assert "old-googlenet-genre *" in text and "* old-googlenet-genre: picture_size 512 → 64" in text
-    assert "On test googlenet is above mlp: +0.100 (+0.020 … +0.200)." in text
+    assert "On test googlenet is above mlp: +0.100 (95 % interval +0.020 to +0.200)." in text
+    assert "On test googlenet is +0.500 from old, no interval: some class has a single" in text
     assert "vgg16 has no trial at full length." in text
 
 

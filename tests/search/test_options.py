@@ -336,7 +336,8 @@ def test_split_fix_and_weights_are_checked_and_kept(settle: Settle, tmp_path: Pa
     with pytest.raises(UserError, match=r"--split must be official for nsynth:.*but is 'random'"):
         settle("--space", "lstm", "--split", "random")
     with pytest.raises(UserError, match="--weights is for families that begin with a pretrained network"):
-        settle("--space", "lstm", "--weights", "none")
+        settle("--space", "lstm", "--weights", "imagenet")
+    assert settle("--space", "lstm", "--weights", "none")[0].weights == ""
     with pytest.raises(UserError, match=r"no-such\.pth"):
         settle("--space", "vgg16", "--weights", str(tmp_path / "no-such.pth"))
     arguments = ("--space", "resnet50", "--weights", "none", "--fix", "picture_size=32", "--name", "kept")

@@ -118,6 +118,7 @@ def test_the_end_names_the_winner_the_baselines_and_the_place(tmp_path: Path) ->
         "epochs": 100,
         "wall_seconds": 3700.0,
         "failures": {"4": "loss became nan in epoch 2"},
+        "submission": True,
         "best": model,
         "baselines": {"blstm-2022-source": published},
         "against_baselines": {"blstm-2022-source": {"difference": 0.1, "interval": [0.02, 0.2], "groups": 19}},
@@ -125,8 +126,9 @@ def test_the_end_names_the_winner_the_baselines_and_the_place(tmp_path: Path) ->
     screen, out = terminal(live=False)
     screen.console.print(describe(found, [str(n) for n in range(10)]))
     text = out.getvalue()
-    assert "6 trials, 100 epochs: 2 trained in full (up to 27 epochs), 3 stopped early" in text
-    assert "(2 at 3, 1 at 9) in 62 min" in text
+    assert "6 trials, 100 epochs: 2 trained in full (to epoch 27 or their own end), 3" in text
+    assert "(2 at 3, 1 at 9); 62 min" in text
+    assert "best/submission.csv" in text
     assert "1 failed; trial 4: loss became nan in epoch 2" in text
     assert "Chosen by its tune score: trial 3, as of epoch 5 of 9" in text
     assert "blstm-2022-source" in text

@@ -129,6 +129,14 @@ def test_perfect_predictions_have_an_interval_without_width_and_a_single_instrum
     assert low < 0.75 < high
 
 
+def test_a_class_with_a_single_clip_leaves_no_interval() -> None:
+    """Resampling one clip of one class gives that clip, and an interval without width would promise too much."""
+    one = table(["bass", "organ", "organ"], ["bass", "organ", "organ"], ["a", "b", "c"])
+    other = table(["bass", "organ", "organ"], ["organ", "organ", "organ"], ["a", "b", "c"])
+    assert evaluate.summarise(one)["test"]["balanced_accuracy_interval"] is None
+    assert evaluate.difference(one, other, "test") == {"difference": 0.5, "interval": None, "groups": 3}
+
+
 def test_the_difference_of_two_models_is_paired() -> None:
     """Both right on the same 60 clips, one also on 12 more: its lead is certain though either score is not."""
     true = [name for name in CLASSES for _ in range(30)]
