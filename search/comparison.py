@@ -9,7 +9,6 @@ Families never share a bracket of ASHA: slow starters would lose at equal epochs
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from rich.text import Text
 import spaces
 from search import adapt, options
 from search.options import Corpus, Options
-from search.progress import Terminal, duration, quiet, trial_name
+from search.progress import Terminal, duration, trial_name
 from search.records import BASELINES, EPOCHS, FAMILIES, SPEC, TRIALS
 from search.study import StudySpec, choose
 from trainables.errors import UserError
@@ -70,14 +69,14 @@ def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[P
 
 def run(root: Path, given: Options, studies: list[Settled], terminal: Terminal) -> dict[str, Any]:
     """Runs what is left of each study; the leaderboard. Its `state` is "finished", "failed" or "interrupted"."""
-    from search.session import run_session
+    from search.session import run_session, running_ray
     from search.summary import describe, resume_command
 
     root.mkdir(parents=True, exist_ok=True)
     record = {"families": [spec.space.name for _, spec, _, _ in studies]}
     write_json(root / FAMILIES, {**record, "options": {name: getattr(given, name) for name in KEPT}})
     summaries: dict[str, dict[str, Any]] = {}
-    with _one_cluster(root, given.address, terminal):
+    with running_ray(given.address, root / "logs" / "search.log", terminal):
         for number, (own, spec, directory, corpus) in enumerate(studies, start=1):
             terminal.say("")
             terminal.say(f"{spec.space.title}: study {number} of {len(studies)}")
@@ -90,18 +89,6 @@ def run(root: Path, given: Options, studies: list[Settled], terminal: Terminal) 
     write_json(root / "leaderboard.json", board)
     pd.DataFrame(board["rows"]).to_csv(root / "leaderboard.csv", index=False)
     return board
-
-
-@contextmanager
-def _one_cluster(root: Path, address: str | None, terminal: Terminal) -> Iterator[None]:
-    from search.session import say_ray_starts
-
-    say_ray_starts(address, terminal)
-    with quiet(root / "logs" / "search.log"):
-        from search.cluster import cluster
-
-        with cluster(address):
-            yield
 
 
 def _as_before(given: Options) -> Options:

@@ -99,21 +99,22 @@ def plan(spec: StudySpec, corpus: Corpus, given: Options, directory: Path) -> di
 
 
 def describe_plan(found: dict[str, Any]) -> RenderableType:
-    """The plan as words and tables."""
+    """The plan as words and tables; of a recipe alone without the space, which is not searched then."""
     space = Table("parameter", "range", "only where", title=f"Space {found['space']}", **_LEFT)
     for row in found["parameters"]:
         space.add_row(row["name"], row["range"], row["when"])
     sizes = Table(title="Sizes and one timed step each", **_LEFT)
-    for name in ("", "trainable parameters", "input", "memory", "seconds an epoch", "published"):
-        sizes.add_column(name, justify="right" if name else "left")
+    sizes.add_column("", no_wrap=True)
+    for name in ("weights", "input", "memory", "s/epoch", "published"):
+        sizes.add_column(name, justify="right")
     rows = {**{b["name"]: b for b in found["baselines"]}, **found["corners"]}
     for name, row in rows.items():
         sizes.add_row(
             name,
             f"{row['trainable_parameters']:,}",
-            " × ".join(map(str, row["input"])),
+            "×".join(map(str, row["input"])),
             f"{row['memory_bytes'] / 1e9:.1f} GB",
-            f"{row['epoch_seconds']:.2f}" if row["fits"] else "does not fit",
+            f"{row['epoch_seconds']:.2f}" if row["fits"] else "too large",
             published(row),
         )
     rungs = Table("rung", "trials that arrive", title="Rungs of ASHA, in epochs", **_LEFT)
@@ -132,7 +133,34 @@ def describe_plan(found: dict[str, Any]) -> RenderableType:
             f"\nA trial's share of the memory is {found['memory_share_bytes'] / 1e9:.1f} GB: {', '.join(large)} would "
             f"not be trained. A larger --cpus-per-trial gives a larger share; --fix restricts what is tried."
         )
-    return Group(space, "", sizes, "", rungs, "", Text("\n".join([*changed, words])))
+    end = Text("\n".join([*changed, words]))
+    return Group(space, "", sizes, "", rungs, "", end) if found["corners"] else Group(sizes, "", end)
+
+
+def describe_plans(plans: list[dict[str, Any]]) -> RenderableType:
+    """The plans of several families, shortly, and what they come to together."""
+    table = Table(title="Studies, one after the other", **_LEFT)
+    table.add_column("", no_wrap=True)
+    for name in ("trials", "epochs", "time", "disk", "memory", "too large"):
+        table.add_column(name, justify="right")
+    for found in plans:
+        rows = {**{b["name"]: b for b in found["baselines"]}, **found["corners"]}
+        table.add_row(
+            found["space"],
+            str(found["trials"]),
+            f"{found['expected_epochs']:,}",
+            duration(found["estimated_seconds"]),
+            f"{found['disk_bytes'] / 1e9:.2f} GB",
+            f"{found['memory_bytes'] / 1e9:.1f} GB",
+            ", ".join(name for name, row in rows.items() if not row["fits"]),
+        )
+    first = plans[0]
+    words = (
+        f"About {duration(sum(found['estimated_seconds'] for found in plans))} in all with {first['slots']} trials at "
+        f"a time on this machine. Disk: {sum(found['disk_bytes'] for found in plans) / 1e9:.2f} GB at most, "
+        f"{first['disk_free_bytes'] / 1e9:.1f} GB free. A dry run of one family shows its space and its rungs."
+    )
+    return Group(table, "", Text(words))
 
 
 def published(row: dict[str, Any]) -> str:

@@ -43,6 +43,16 @@ class Terminal:
         # Where nobody looks, a line is a line, however long; on a terminal words are kept whole.
         return cls(out, Console(file=file, highlight=False, soft_wrap=not file.isatty()))
 
+    @contextlib.contextmanager
+    def busy(self, text: str) -> Iterator[None]:
+        """Shows that something takes its time: something that moves on a terminal, a line elsewhere."""
+        if not self.console.is_terminal:
+            self.say(text)
+            yield
+            return
+        with self.console.status(Text(text)):
+            yield
+
     def say(self, text: str) -> None:
         """One line, unstyled."""
         self.console.print(Text(printable(text)))
@@ -265,7 +275,8 @@ class View:
         grid.add_row("time left", f"about {duration(left)}" if left else "measuring")
         for number, row in sorted(dict(tally.running).items()):
             so_far = f" · {row['score']:.4f}" if row["score"] is not None else ""
-            grid.add_row("running", f"{tally.names[number]} · epoch {row['epoch']}/{spec.max_epochs}{so_far}")
+            doing = f"epoch {row['epoch']}/{spec.max_epochs}" if row["epoch"] else "first epoch, and whatever it needs"
+            grid.add_row("running", f"{tally.names[number]} · {doing}{so_far}")
         return Group(
             Text(f"{spec.space.title} · {spec.data.corpus} · {spec.data.task}", style="bold"),
             grid,

@@ -13,7 +13,6 @@ import traceback
 from pathlib import Path
 
 import click
-from rich.console import Group
 
 from search import comparison, options, versions
 from search.options import Options
@@ -83,13 +82,13 @@ def compare(given: Options, terminal: Terminal) -> int:
     for own, spec, _, _ in studies:
         say_restrictions(own, spec, terminal)
     if given.dry_run:
-        from search.preflight import describe_plan, plan
+        from search.preflight import describe_plans, plan
 
         plans = []
         for own, spec, directory, corpus in studies:
             with terminal.console.status(f"Building and timing {spec.space.title} …"):
                 plans.append(plan(spec, corpus, own, directory))
-        print_result(given, plans, terminal, Group(*(describe_plan(found) for found in plans)))
+        print_result(given, plans, terminal, describe_plans(plans))
         return FINISHED
     terminal.say(f"Comparison {root.name} of {len(studies)} families in {root.parent}")
     board = comparison.run(root, settled, studies, terminal)

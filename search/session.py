@@ -139,30 +139,40 @@ def _compute_descriptors(spec: StudySpec, corpus: Corpus, terminal: Terminal) ->
             vector.table(corpus.store, progress)
 
 
-def say_ray_starts(address: str | None, terminal: Terminal) -> None:
-    """Says so before Ray is imported, which takes seconds, unless it runs already for an earlier study."""
-    ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
-        terminal.say("Starting Ray …" if not address else f"Joining Ray at {address} …")
+@contextlib.contextmanager
+def running_ray(address: str | None, log_file: Path, terminal: Terminal) -> Iterator[None]:
+    """A running Ray, whose own words go to a file; starting it, which takes seconds, is shown.
+
+    For all but the first of several studies it runs already.
+    """
+    with quiet(log_file), contextlib.ExitStack() as stack:
+        ray = sys.modules.get("ray")
+        begun = ray is not None and ray.is_initialized()
+        words = "Starting Ray …" if not address else f"Joining Ray at {address} …"
+        with contextlib.nullcontext() if begun else terminal.busy(words):
+            from search.cluster import cluster
+
+            stack.enter_context(cluster(address))
+        yield
 
 
 def _search(
     given: Options, spec: StudySpec, corpus: Corpus, engine: Engine, halt: Halt, view: View, terminal: Terminal
 ) -> None:
     directory = engine.journal.directory
-    say_ray_starts(given.address, terminal)
-    with quiet(directory / "logs" / "search.log"):
-        from search.cluster import cluster, fitting, run_trials
-        from search.preflight import check_disk, check_fits, checkpoint_bytes
+    if spec.only and not given.address:
+        from search.preflight import check_fits
 
-        if spec.only and not given.address:
-            check_fits(spec, corpus)
-        with cluster(given.address):
-            resources = fitting(spec.cpus_per_trial, given.gpus_per_trial, given.concurrency)
-            check_disk(directory, checkpoint_bytes(spec, corpus, resources.concurrency))
-            # Only now: Ray sets a handler for termination of its own when it starts.
-            with view.shown(), halt.on_signals(view, resume_command(directory)):
-                run_trials(engine, resources, halt)
+        check_fits(spec, corpus)
+    with running_ray(given.address, directory / "logs" / "search.log", terminal):
+        from search.cluster import fitting, run_trials
+        from search.preflight import check_disk, checkpoint_bytes
+
+        resources = fitting(spec.cpus_per_trial, given.gpus_per_trial, given.concurrency)
+        check_disk(directory, checkpoint_bytes(spec, corpus, resources.concurrency))
+        # Only now: Ray sets a handler for termination of its own when it starts.
+        with view.shown(), halt.on_signals(view, resume_command(directory)):
+            run_trials(engine, resources, halt)
 
 
 def _finish(engine: Engine, halt: Halt, terminal: Terminal) -> dict[str, Any]:

@@ -237,7 +237,7 @@ class Space:
     def describe(self) -> list[tuple[str, str, str]]:
         """One row per parameter for people: name, range, condition."""
         return [
-            (param.name, str(param.domain), " and ".join(f"{k} in {list(v)}" for k, v in param.when.items()))
+            (param.name, str(param.domain), " and ".join(f"{k} {_either(v)}" for k, v in param.when.items()))
             for param in self.params
         ]
 
@@ -276,6 +276,10 @@ class Space:
             default=record["default"],
             baselines=tuple(Baseline(**{**row, "changes": tuple(row["changes"])}) for row in record["baselines"]),
         )
+
+
+def _either(values: tuple[Value, ...]) -> str:
+    return " or ".join(map(str, values))
 
 
 def _param_from_json(row: Mapping[str, Any]) -> Param:

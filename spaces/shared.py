@@ -206,7 +206,13 @@ RECIPE_2022: dict[str, Value] = {
     "batch_size": 1024,
 }
 # Keras' Adam has an epsilon of 1e-7.
-SETTINGS_2022: dict[str, Value] = {"convention": "keras", "adam_epsilon": 1e-7, "clip_norm": 0.0, "normalise": "none", "excerpt": "first"}
+SETTINGS_2022: dict[str, Value] = {
+    "convention": "keras",
+    "adam_epsilon": 1e-7,
+    "clip_norm": 0.0,
+    "normalise": "none",
+    "excerpt": "first",
+}
 
 # Reports 001 and 004 (PyTorch, 2018): the first second as 100 steps of 160 samples, no dense layers.
 RECIPE_2018: dict[str, Value] = {

@@ -171,9 +171,9 @@ def test_a_space_survives_json_text_and_pickle() -> None:
 def test_description_has_a_row_per_parameter() -> None:
     assert SPACE.describe() == [
         ("depth", "1 … 3", ""),
-        ("width_2", "8 … 32 (step 8)", "depth in [2, 3]"),
+        ("width_2", "8 … 32 (step 8)", "depth 2 or 3"),
         ("kind", "plain | fancy", ""),
-        ("extra", "0 … 0.5", "depth in [3] and kind in ['fancy']"),
+        ("extra", "0 … 0.5", "depth 3 and kind fancy"),
     ]
 
 
