@@ -15,6 +15,7 @@ from search.engine import Engine, State
 from search.progress import duration, trial_name
 from search.records import FAMILIES, SUBMISSION
 from search.study import METRIC
+from trainables.corpora.wording import counted
 
 
 def summary(engine: Engine, state: str, *, finished: dict[str, Any] | None, wall_seconds: float) -> dict[str, Any]:
@@ -78,15 +79,12 @@ def _unbroken(text: str, style: str = "") -> Text:
     return Text(text, style=style, no_wrap=True, overflow="ignore")
 
 
-def counted(count: int, word: str) -> str:
-    """A number and its noun, in the plural where there is not one."""
-    return f"{count:,} {word}" + ("" if count == 1 else "s")
-
-
 def _trials(found: dict[str, Any]) -> str:
     trials = found["trials"]
     stopped = ", ".join(f"{n} at {epoch}" for epoch, n in found["stopped_at"].items())
-    text = f"{counted(sum(trials[s] for s in State), 'trial')}, {counted(found['epochs'], 'epoch')}: "
+    text = (
+        f"{counted(sum(trials[s] for s in State), 'trial', 'trials')}, {counted(found['epochs'], 'epoch', 'epochs')}: "
+    )
     text += f"{trials['complete']} trained in full (to epoch {found['max_epochs']} or their own end)"
     text += f", {trials['pruned']} stopped early ({stopped})" if stopped else ""
     if trials["running"]:
@@ -137,7 +135,7 @@ def _words(found: dict[str, Any], n_classes: int) -> list[Text]:
     words.append(
         Text(
             f"Interval (95 %) and accuracy are of test, scored after the choice. Intervals resample "
-            f"{counted(test['groups'], 'group')} (instruments, artists and the like) and the clips in them; "
+            f"{counted(test['groups'], 'group', 'groups')} (instruments, artists and the like) and the clips in them; "
             f"chance is {1 / n_classes:.3f}."
         )
     )

@@ -150,7 +150,7 @@ def part(dataset: Dataset, name: str, how: Features, device: torch.device, memor
         return how.prepare(torch.from_numpy(waveforms).to(device), rate_hz)
 
     if len(labels) * how.stored_bytes(rate_hz, store.clip_seconds) <= _room(device, memory_bytes) // 4:
-        chunk = max(1, _CHUNK_BYTES // (4 * int(seconds * rate_hz)))
+        chunk = max(1, _CHUNK_BYTES // (4 * round(seconds * rate_hz)))
         chunks = np.split(np.arange(len(labels)), range(chunk, len(labels), chunk))
         return Part.resident(torch.cat([prepare(positions) for positions in chunks]), labels, clips, how.present)
     return Part(labels, lambda positions: how.present(prepare(positions.cpu().numpy())), clips)
@@ -163,7 +163,7 @@ def excerpts(store: Store, rows: Rows, how: Features) -> Examples:
     is left out.
     """
     counts = np.ones(len(rows), dtype=np.int64)
-    size = int(excerpt_seconds(how, store.clip_seconds) * store.sample_rate_hz)
+    size = round(excerpt_seconds(how, store.clip_seconds) * store.sample_rate_hz)
     if how.excerpt == "segments":
         counts = np.maximum(1, store.clips["samples"].to_numpy(np.int64)[rows] // size)
     clips = np.repeat(np.arange(len(rows)), counts)

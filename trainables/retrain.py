@@ -1,8 +1,6 @@
 """Trains a model again from its `config.json` alone and compares the scores.
 
-    python -m trainables.retrain studies/NAME/best/config.json [FOLDER]
-
-The new model is written to FOLDER (default: a temporary one).
+python -m trainables.retrain studies/NAME [FOLDER]
 """
 
 import json
@@ -11,46 +9,118 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from trainables import data, loop
-from trainables.config import TrialConfig
+import click
+
 from trainables.errors import UserError
-from trainables.evaluate import predict, summarise
 from trainables.files import WEIGHTS
+
+CONFIG = "config.json"
 
 
 def retrain(config_file: Path, folder: Path) -> dict[str, Any]:
-    """Trains the configuration into `folder`; returns the scores per split, as in `metrics.json`."""
-    config = TrialConfig.from_json(json.loads(config_file.read_text(encoding="utf-8"))["config"])
+    """Trains the configuration into `folder`; returns the scores per split, as in `metrics.json`.
+
+    Raises UserError where there is no whole configuration, and where the corpus is another by now.
+    """
+    record = _record(config_file)
+    click.echo(f"Loading Torch and the corpus {record['data']['corpus']} …")
+    # Imported here, because it takes seconds, in which something should stand on the screen.
+    from trainables import data, evaluate, loop
+    from trainables.config import TrialConfig
+
+    try:
+        config = TrialConfig.from_json(record)
+    except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
+        raise _not_whole(config_file, error) from error
     inputs = data.trial_data(config.data, config.features, data.choose_device())
+    click.echo(f"Training {config.family} for at most {config.training.max_epochs} epochs …")
     for report in loop.train(config, inputs, folder):
-        print(f"epoch {report.epoch}/{config.training.max_epochs}  tune {report.tune_balanced_accuracy:.4f}")
-    return summarise(predict(config, folder / WEIGHTS, ("tune", "valid", "test")))
+        click.echo(f"epoch {report.epoch}/{config.training.max_epochs}  tune {report.tune_balanced_accuracy:.4f}")
+    click.echo("Scoring tune, valid and test …")
+    return evaluate.summarise(evaluate.predict(config, folder / WEIGHTS, ("tune", "valid", "test")))
+
+
+def _record(config_file: Path) -> dict[str, Any]:
+    """The configuration as it is written in a study; raises UserError."""
+    try:
+        content = json.loads(config_file.read_text(encoding="utf-8"))
+        record: dict[str, Any] = content["config"]
+        if not isinstance(record["data"]["corpus"], str):
+            raise TypeError("its corpus is no text")
+    except OSError as error:
+        raise UserError(f"{config_file} cannot be read ({error.strerror}). Check the file.") from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _not_whole(config_file, error) from error
+    return record
+
+
+def _not_whole(file: Path, error: Exception) -> UserError:
+    if file.name == "metrics.json":
+        return UserError(f"A model's {CONFIG} is needed, but {file} holds its scores. Give the {CONFIG} beside it.")
+    return UserError(
+        f"A study's {CONFIG} must be whole, but {file} is not ({type(error).__name__}: {error}). Give the {CONFIG} of "
+        f"a study's best/ folder."
+    )
+
+
+def find_config(place: Path) -> Path:
+    """The `config.json` of a study, of a model's folder in it, or the file itself; raises UserError."""
+    if place.is_file():
+        return place
+    for file in (place / CONFIG, place / "best" / CONFIG):
+        if file.is_file():
+            return file
+    needed = f"The folder of a finished study, its best/ folder or a {CONFIG} is needed"
+    if not place.exists():
+        raise UserError(f"{needed}, but {place} does not exist. Check the path.")
+    if (place / "study.json").is_file():
+        raise UserError(f"{needed}, but the study in {place} has no best/{CONFIG} yet. Finish it with --resume.")
+    if studies := sorted(file.parents[1].name for file in place.glob(f"*/best/{CONFIG}")):
+        raise UserError(f"{needed}, but {place} holds several studies. Give one of them: {', '.join(studies)}.")
+    raise UserError(f"{needed}, but {place} holds none. Check the path.")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
+def _command(model: Path, folder: Path | None) -> None:
+    """Train a study's model again from its config.json alone and compare the scores.
+
+    MODEL is the folder of a finished study, its best/ folder, that of a published recipe in it
+    (best/baselines/NAME), or a config.json. The new model is written to FOLDER, which must be new or empty; without
+    one to a temporary folder.
+    """
+    config_file = find_config(model)
+    if folder is not None and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"The folder for the new model must be new or empty, but {folder} is not. Name another.")
+    folder = folder or Path(tempfile.mkdtemp(prefix="etude-retrain-"))
+    found = retrain(config_file, folder)
+    stored = _stored(config_file.with_name("metrics.json"))
+    for name, row in found.items():
+        was = f"  (was {stored[name]:.6f})" if name in stored else ""
+        click.echo(f"{name:6} balanced accuracy {row['balanced_accuracy']:.6f}{was}  accuracy {row['accuracy']:.6f}")
+    click.echo(f"The model lies in {folder}.")
+
+
+def _stored(metrics: Path) -> dict[str, float]:
+    """The balanced accuracies before, where they lie beside the configuration."""
+    try:
+        splits = json.loads(metrics.read_text(encoding="utf-8"))["splits"]
+        return {name: float(row["balanced_accuracy"]) for name, row in splits.items()}
+    except (OSError, AttributeError, KeyError, TypeError, ValueError):
+        return {}
 
 
 def main() -> None:
-    """The command line."""
-    if not 2 <= len(sys.argv) <= 3:
-        sys.exit(str(__doc__).strip())
-    config_file = Path(sys.argv[1])
-    if not config_file.is_file():
-        sys.exit(f"Error: A config.json of a finished study is needed, but {config_file} is no file.")
-    folder = Path(sys.argv[2]) if len(sys.argv) == 3 else Path(tempfile.mkdtemp(prefix="etude-retrain-"))
+    """Runs the command line; exits with 1 after an error, with 130 when interrupted."""
     try:
-        found = retrain(config_file, folder)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        _command.main(sys.argv[1:], prog_name="python -m trainables.retrain", standalone_mode=False)
+    except click.ClickException as error:
+        sys.exit(f"Error: {error.format_message()} (--help says what is expected)")
     except UserError as error:
         sys.exit(f"Error: {error}")
-    except (KeyError, TypeError, ValueError) as error:
-        sys.exit(
-            f"Error: A study's config.json must be whole, but {config_file} is not ({type(error).__name__}: {error})."
-        )
-    before = config_file.with_name("metrics.json")
-    stored = json.loads(before.read_text(encoding="utf-8"))["splits"] if before.exists() else {}
-    for name, row in found.items():
-        was = f"  (was {stored[name]['balanced_accuracy']:.6f})" if name in stored else ""
-        print(f"{name:6} balanced accuracy {row['balanced_accuracy']:.6f}{was}  accuracy {row['accuracy']:.6f}")
-    print(f"The model lies in {folder}.")
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 
 import hashlib
 import os
-import pickle
+import re
 import sys
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,7 +31,11 @@ ARCHITECTURES = tuple(_URLS)
 _CLASSIFIERS = {"vgg16": ("classifier.",), "googlenet": ("fc.", "aux1.", "aux2."), "resnet50": ("fc.",)}
 # Counters of batch normalisation, which old files lack and nothing reads.
 _COUNTERS = "num_batches_tracked"
-_WAYS_OUT = "Name a state dict of torchvision's with --weights FILE, or train from random weights with --weights none."
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_WAYS_OUT = (
+    "Name a state dict of torchvision's with --weights FILE, train from random weights with --weights none, or leave "
+    "this family out of --space."
+)
 
 
 @dataclass(frozen=True)
@@ -150,19 +153,37 @@ def _read(path: Path, architecture: str) -> dict[str, Tensor]:
     expected = f"--weights must be a state dict of torchvision's {architecture}"
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, OSError, zipfile.BadZipFile) as error:
-        first = str(error).strip().partition("\n")[0]
+    except Exception as error:  # a damaged file can make the reader raise anything
         raise UserError(
             f"{expected}, saved by torch.save and read without running any code, but {path} cannot be read so: "
-            f"{first[:200]}"
+            f"{_said(error)}"
         ) from error
     if not isinstance(content, Mapping) or not all(
         isinstance(name, str) and isinstance(weight, Tensor) for name, weight in content.items()
     ):
         raise UserError(f"{expected}, names with tensors, but {path} holds something else. {_WAYS_OUT}")
     if reason := _mismatch(content, architecture):
+        for other in ARCHITECTURES:
+            if other != architecture and not _mismatch(content, other):
+                raise UserError(
+                    f"{expected}, but {path} looks like {other}'s, and one file cannot serve several architectures. "
+                    f"{_WAYS_OUT}"
+                )
         raise UserError(f"{expected}, but in {path} {reason}. {_WAYS_OUT}")
-    return {name: content[name].clone() for name in _shapes(architecture) if name in content}
+    return {
+        name: content[name].detach().to(torch.int64 if name.endswith(_COUNTERS) else torch.float32, copy=True)
+        for name in _shapes(architecture)
+        if name in content
+    }
+
+
+def _said(error: Exception) -> str:
+    """The first line of an exception's text, with its type where that says nothing."""
+    text = str(error).strip()
+    if text.startswith("Weights only load failed"):  # and then how to run the file's code, which nobody should
+        text = text.partition("\n\nCheck the documentation")[0].rpartition("\n\n")[2].rpartition("error: ")[2]
+    first = text.partition("\n")[0][:200]
+    return first if re.search(r"[^\W\d]{2}", first) else f"{type(error).__name__} {first}".strip()
 
 
 def _mismatch(content: Mapping[str, Tensor], architecture: str) -> str | None:
@@ -171,13 +192,28 @@ def _mismatch(content: Mapping[str, Tensor], architecture: str) -> str | None:
         if name not in content:
             if not name.endswith(_COUNTERS):
                 return f"{name} is missing"
+        elif kind := _odd(content[name], name.endswith(_COUNTERS)):
+            return f"{name} is {kind}"
         elif content[name].shape != shape:
             return f"{name} has the shape {tuple(content[name].shape)} instead of {tuple(shape)}"
-        elif not torch.isfinite(content[name]).all():
+        elif not torch.isfinite(content[name].float()).all():
             return f"{name} is not finite"
+        elif name.endswith("running_var") and (content[name] < 0).any():
+            return f"{name} is negative"
     for name in content:
         if name not in shapes and not name.startswith(_CLASSIFIERS[architecture]):
             return f"there is {name[:80]!r} too, which that network does not have"
+    return None
+
+
+def _odd(weight: Tensor, counter: bool) -> str | None:
+    """What a tensor is instead of plain numbers in memory."""
+    if weight.device.type != "cpu":
+        return f"on the device {weight.device.type}"
+    if type(weight) not in (Tensor, nn.Parameter) or weight.is_nested or weight.layout != torch.strided:
+        return "no dense tensor"
+    if weight.dtype not in (torch.int64, *_FLOATS) if counter else weight.dtype not in _FLOATS:
+        return f"of the type {str(weight.dtype).removeprefix('torch.')}"
     return None
 
 

@@ -1,6 +1,7 @@
 """A model trained again from its `config.json` alone is the same model."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ from trainables import data, loop
 from trainables.config import DataConfig, TrialConfig
 from trainables.evaluate import predict, summarise
 from trainables.files import WEIGHTS
-from trainables.retrain import main, retrain
+from trainables.retrain import find_config, main, retrain
 
 SPLITS = ("tune", "valid", "test")
 
@@ -65,6 +66,8 @@ def test_the_command_shows_both_scores(
     monkeypatch.setattr(sys, "argv", ["retrain", str(best / "config.json"), str(tmp_path / "new")])
     main()
     lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Loading Torch and the corpus ")
+    assert [line.split()[0] for line in lines[1:8]] == ["Training", *["epoch"] * 5, "Scoring"]
     assert len([line for line in lines if line.startswith("epoch ")]) == 5
     for name, row in stored(best).items():
         score = f"{row['balanced_accuracy']:.6f}"
@@ -73,18 +76,91 @@ def test_the_command_shows_both_scores(
     assert (tmp_path / "new" / WEIGHTS).exists()
 
 
-def test_the_command_without_a_file_says_how_to_use_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for argv in ([], ["a", "b", "c"]):
-        monkeypatch.setattr(sys, "argv", ["retrain", *argv])
-        with pytest.raises(SystemExit, match=r"python -m trainables\.retrain"):
-            main()
-    monkeypatch.setattr(sys, "argv", ["retrain", str(tmp_path / "missing.json")])
-    with pytest.raises(SystemExit, match=r"missing\.json is no file"):
-        main()
-    (tmp_path / "empty.json").write_text("{}")
-    monkeypatch.setattr(sys, "argv", ["retrain", str(tmp_path / "empty.json")])
-    with pytest.raises(SystemExit, match=r"config\.json must be whole"):
-        main()
+def asked(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["retrain", *map(str, arguments)])
+    main()
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:
+    with pytest.raises(SystemExit) as caught:
+        asked(monkeypatch, *arguments)
+    assert isinstance(caught.value.code, str), "a sentence, and with it exit code 1"
+    return caught.value.code
+
+
+def test_help_says_what_is_expected(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("--help", "-h"):
+        asked(monkeypatch, name)
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "python -m trainables.retrain [OPTIONS] MODEL [FOLDER]" in shown
+        assert "best/baselines/NAME" in shown and "must be new or empty" in shown
+    assert "Missing argument 'MODEL'" in refusal(monkeypatch)
+    assert "unexpected extra argument (c)" in refusal(monkeypatch, "a", "b", "c")
+    assert "No such option" in refusal(monkeypatch, "--again")
+
+
+def test_help_comes_without_torch() -> None:
+    code = (
+        "import sys, trainables.retrain as r; sys.argv = ['retrain', '-h']; r.main(); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_model_is_found_by_its_study_its_folder_or_its_file(tmp_path: Path) -> None:
+    study = tmp_path / "blstm"
+    files = [study / "best" / "config.json", study / "best" / "baselines" / "simple" / "config.json"]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("{}")
+    (study / "study.json").write_text("{}")
+    for place in (study, study / "best", files[0]):
+        assert find_config(place) == files[0]
+    for place in (files[1].parent, files[1]):
+        assert find_config(place) == files[1]
+
+
+def test_what_holds_no_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "all" / "mlp" / "best").mkdir(parents=True)
+    (tmp_path / "all" / "mlp" / "best" / "config.json").write_text("{}")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "study.json").write_text("{}")
+    for place, words in {
+        "gone": "gone does not exist. Check the path.",
+        "all": "all holds several studies. Give one of them: mlp.",
+        "begun": "begun has no best/config.json yet. Finish it with --resume.",
+        "all/mlp/best/baselines": "does not exist",
+    }.items():
+        assert words in refusal(monkeypatch, tmp_path / place)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("metrics.json", '{"splits": {}}', "holds its scores. Give the config.json beside it."),
+        ("config.json", "{}", "is not (KeyError: 'config'). Give the config.json of a study's best/ folder."),
+        ("config.json", "[]", "is not (TypeError"),
+        ("config.json", "{", "is not (JSONDecodeError"),
+        ("config.json", '{"config": {"data": {"corpus": 5}}}', "its corpus is no text"),
+        ("config.json", '{"config": {"data": {"corpus": "demo"}}}', "is not (TypeError: "),
+        ("model.safetensors", "\0\1", "is not (JSONDecodeError"),
+        ("study.json", '{"data": {}}', "is not (KeyError: 'config')"),
+    ],
+)
+def test_what_is_no_configuration_is_refused(
+    name: str, content: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_text(content)
+    assert words in refusal(monkeypatch, tmp_path / name)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_holds_something_is_left_alone(
+    best: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = {file.name: file.read_bytes() for file in best.iterdir()}
+    for folder in (best, best / "config.json"):
+        assert f"must be new or empty, but {folder} is not" in refusal(monkeypatch, best, folder)
+    assert {file.name: file.read_bytes() for file in best.iterdir()} == before
 
 
 def test_the_command_says_when_the_corpus_is_another_by_now(

@@ -104,7 +104,7 @@ def test_the_other_architectures_files_are_read_without_their_classifiers(
     path = save({**content, classifier: torch.ones(2)})
     found = find(str(path), architecture)
     assert set(load(found.file, found.digest, architecture)) == set(content)
-    check_refused(path, "conv1.conv.weight is missing", "googlenet")
+    check_refused(path, f"looks like {architecture}'s, and one file cannot serve several architectures", "googlenet")
 
 
 @pytest.mark.parametrize(
@@ -155,6 +155,87 @@ def test_damaged_files_are_refused(state: State, save: Save, tmp_path: Path) -> 
         other = tmp_path / f"damaged-{number}.pth"
         other.write_bytes(damaged)
         check_refused(other, "must be a state dict of torchvision's googlenet")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("conv2.bn.bias", lambda weight: weight.to("meta"), "conv2.bn.bias is on the device meta"),
+        ("conv2.bn.bias", lambda weight: weight.to_sparse(), "is no dense tensor"),
+        ("conv2.bn.bias", lambda weight: torch.nested.nested_tensor([weight, weight]), "is no dense tensor"),
+        ("conv2.bn.bias", lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8), "of the type qint8"),
+        ("conv2.bn.bias", lambda weight: weight.to(torch.complex64), "of the type complex64"),
+        ("conv2.bn.bias", lambda weight: weight.to(torch.int32), "of the type int32"),
+        ("conv2.bn.bias", lambda weight: weight.to(torch.float8_e4m3fn), "of the type float8_e4m3fn"),
+        ("conv2.bn.bias", lambda weight: torch.full((64,), 1e300, dtype=torch.float64), "is not finite"),
+        ("conv2.bn.running_var", lambda weight: -weight, "running_var is negative"),
+        ("conv2.bn.num_batches_tracked", lambda weight: weight.to("meta"), "num_batches_tracked is on the device meta"),
+        (
+            "conv2.bn.num_batches_tracked",
+            lambda weight: weight.to(torch.bool),
+            "num_batches_tracked is of the type bool",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # of quantised and nested tensors, which are experimental
+def test_weights_are_plain_numbers_in_memory(
+    name: str, change: Callable[[Tensor], Tensor], message: str, state: State, save: Save
+) -> None:
+    check_refused(save({**state, name: change(state[name])}), message)
+
+
+def test_other_precisions_and_parameters_are_read_as_single_precision(state: State, save: Save) -> None:
+    for kind in (torch.float16, torch.bfloat16, torch.float64):
+        path = save({name: nn.Parameter(value.to(kind)) for name, value in state.items()})
+        body = load(str(path), sha256(path), "googlenet")
+        for name, value in body.items():
+            counter = name.endswith("num_batches_tracked")
+            assert value.dtype == (torch.int64 if counter else torch.float32) and not value.requires_grad
+            assert torch.equal(value, state[name].to(kind).to(value.dtype))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "EOFError"),
+        (b"hello", "KeyError 101"),
+        (b"\x80\x02.", "pop from empty list"),
+        (b"\x80\x02K", "index out of range"),
+        (b"\x80\x02h\x05.", "KeyError 5"),
+        (b"\0" * 100, "Unsupported operand 0"),
+    ],
+)
+def test_whatever_the_reader_raises_is_said_in_a_sentence(content: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.pth"
+    path.write_bytes(content)
+    check_refused(path, f"cannot be read so: {said}$")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (NotImplementedError(), "NotImplementedError"),
+        (AssertionError("7"), "AssertionError 7"),
+        (TypeError("an int\nsecond line"), "an int"),
+    ],
+)
+def test_an_exception_without_words_is_named(
+    error: Exception, said: str, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save({})
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    check_refused(path, f"cannot be read so: {said}$")
+
+
+def test_nobody_is_told_to_run_a_files_code(save: Save) -> None:
+    path = save(nn.Linear(2, 2))
+    with pytest.raises(UserError, match=r"Unsupported global: GLOBAL torch\.nn\.modules\.linear\.Linear") as caught:
+        find(str(path), "googlenet")
+    assert "weights_only" not in str(caught.value)
 
 
 def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
@@ -226,7 +307,7 @@ def test_imagenets_weights_are_downloaded_once_and_checked(
     [URLError("no route to host"), OSError("no route to host"), RuntimeError("invalid hash value: no route to host")],
 )
 @pytest.mark.parametrize("architecture", weights.ARCHITECTURES)
-def test_without_them_the_message_names_both_ways_out(
+def test_without_them_the_message_names_the_ways_out(
     error: Exception, architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
@@ -241,6 +322,7 @@ def test_without_them_the_message_names_both_ways_out(
             attempt()
         for part in (architecture, "https://download.pytorch.org/models/", "--weights FILE", "--weights none"):
             assert part in str(caught.value)
+        assert str(caught.value).endswith("or leave this family out of --space.")
 
 
 def test_the_official_names_end_in_the_beginning_of_a_digest() -> None:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from trainables.corpora.importer import Options
 from trainables.corpora.journal import Entry, read_entries
 from trainables.corpora.layout import Bad, Corpus, Kind, Row
+from trainables.corpora.wording import counted
 from trainables.files import sync, write_json
 
 FORMAT = 2
@@ -101,7 +102,8 @@ def assemble(name: str, kind: Kind, corpus: Corpus, options: Options, work: Path
     digest = content.hexdigest()
     cut = sum(entry.reason == options.cut for entry in tables.repairs)
     if cut:
-        tables.notes.append(f"of {cut:,} longer recordings only the first {options.max_seconds:g} s are kept")
+        longer = counted(cut, "longer recording", "longer recordings")
+        tables.notes.append(f"of {longer} only the first {options.max_seconds:g} s are kept")
     description = {
         "format": FORMAT,
         "kind": name,

@@ -92,7 +92,7 @@ def decode(data: bytes, *, sample_rate_hz: int, max_seconds: float, mp3: bool = 
     frames, rate_hz, repairs = read_frames(data, max_seconds)
     if not len(frames):
         raise BadAudio("no samples: the file holds a header only")
-    limit = int(max_seconds * sample_rate_hz)
+    limit = round(max_seconds * sample_rate_hz)
     cut = len(frames) * sample_rate_hz > limit * rate_hz
     if frames.dtype == np.int16 and frames.shape[1] == 1 and rate_hz == sample_rate_hz:
         samples: Samples = frames[:limit, 0].astype(np.int16)  # a view would keep the whole file in memory

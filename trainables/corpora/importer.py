@@ -42,7 +42,7 @@ class Options:
     @property
     def clip_bytes(self) -> int:
         """The most bytes one decoded clip takes."""
-        return 2 * int(self.max_seconds * self.sample_rate_hz)
+        return 2 * round(self.max_seconds * self.sample_rate_hz)
 
     @property
     def cut(self) -> str:

@@ -32,6 +32,7 @@ from trainables.corpora.layout import (
     file_checksum,
     fingerprint,
 )
+from trainables.corpora.wording import counted
 from trainables.errors import UserError
 
 LAYOUT = (
@@ -100,7 +101,9 @@ class Corpus:
             unlisted = sum(entry.name.removesuffix(".wav") not in listed for entry in wav_files(part))
         else:
             unlisted = len(decoded - listed)
-        return (f"{split}: {unlisted:,} files without a row in examples.json were left out",) if unlisted else ()
+        without = "without a row in examples.json"
+        found = counted(unlisted, f"file {without} was", f"files {without} were")
+        return (f"{split}: {found} left out",) if unlisted else ()
 
 
 def audio_path(split: str, name: str) -> str:

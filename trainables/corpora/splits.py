@@ -5,7 +5,7 @@ A group is what must stay together: an instrument, an artist, a speaker; in a co
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,6 +15,7 @@ import pandas as pd
 
 from trainables.corpora.kinds import KINDS
 from trainables.corpora.layout import UNLABELLED
+from trainables.corpora.wording import counted, listed
 from trainables.errors import UserError
 
 TASKS = tuple(dict.fromkeys(task for kind in KINDS.values() for task in kind.tasks))
@@ -22,8 +23,6 @@ HOWS = ("official", "random", "filtered")
 SPLITS = ("train", "tune", "valid", "test")
 TUNE_SHARE = 0.2
 HELD_OUT_SHARE = 0.1  # of a random split's groups, for each of valid and test
-
-NAMED = 10  # classes in one sentence
 
 Rows = npt.NDArray[np.int64]
 Texts = npt.NDArray[np.object_]
@@ -78,17 +77,19 @@ def split(clips: pd.DataFrame, *, task: str, how: str, keep_synth_lead: bool, se
     classes = tuple(sorted(set(names[parts == "train"])))
     if len(classes) < 2:
         found = f"only {classes[0]!r}" if classes else "none"
+        advice = _remedy(clips, parts, how, ["train"][: not classes]) or "Name another --task or another corpus."
         raise UserError(
             f"A classifier needs at least two classes in the training split, but there is {found} for the task "
-            f"{task!r}. Name another --task or another corpus."
+            f"{task!r}. {advice}"
         )
     index = {name: number for number, name in enumerate(classes)}
     for part in ("valid", "test"):
         unseen = sorted(set(names[parts == part]) - set(classes))
         if unseen:
+            do, which = ("does", "that class") if len(unseen) == 1 else ("do", "those classes")
+            advice = _remedy(clips, parts, how, []) or f"Remove those clips or add training clips of {which}."
             raise UserError(
-                f"Every class of the {part} split must occur in training, but {', '.join(map(repr, unseen))} "
-                f"does not. Remove those clips or add training clips of that class."
+                f"Every class of the {part} split must occur in training, but {listed(unseen)} {do} not. {advice}"
             )
     labels = np.array([index[name] if part else -1 for name, part in zip(names, parts, strict=True)], dtype=np.int64)
 
@@ -102,9 +103,12 @@ def split(clips: pd.DataFrame, *, task: str, how: str, keep_synth_lead: bool, se
         "test": np.flatnonzero(parts == "test"),
     }
     if empty := [name for name in SPLITS if len(rows[name]) == 0]:
-        raise UserError(
-            f"Every split needs at least one clip, but none is left for {' and '.join(empty)}. {_remedy(how)}"
+        advice = _remedy(clips, parts, how, empty) or (
+            _too_few(clips, names, parts != "")
+            if how == "random"
+            else "The tune split takes whole groups of classes that have two or more in training. Add what is missing."
         )
+        raise UserError(f"Every split needs at least one clip, but none is left for {' and '.join(empty)}. {advice}")
     notices += [
         f"{name!r} has too few training groups for the tune split to hold one of them." for name in sorted(alone)
     ]
@@ -112,13 +116,38 @@ def split(clips: pd.DataFrame, *, task: str, how: str, keep_synth_lead: bool, se
     return Split(classes, rows, labels, groups, tuple(notices), np.flatnonzero(unlabelled))
 
 
-def _remedy(how: str) -> str:
-    if how == "random":
-        return (
-            "A random split takes whole groups of each class, for train, test, valid and tune in this order, so at "
-            "least one class must have four groups or more. Add recordings, or coarser labels."
-        )
-    return "The tune split takes whole groups of classes that have two or more in training. Add what is missing."
+def _remedy(clips: pd.DataFrame, parts: Texts, how: str, empty: Sequence[str]) -> str:
+    """What to do where a split that comes from elsewhere is not all here, with these parts `empty`; else nothing."""
+    if how == "filtered":
+        return f"{_listed_here(parts)}: complete the corpus or use --split random."
+    # Only a table has a split of its own with labels called so.
+    lacking = [name for name in empty if name != "tune"]
+    if how == "official" and "label" in clips and lacking:
+        return f"Mark some rows of the table {' and some '.join(lacking)}, or remove its split column."
+    return ""
+
+
+def _listed_here(parts: Texts) -> str:
+    sizes = Counter(_filtered().values())
+    here = [f"{np.count_nonzero(parts == part):,} of {size:,}" for part, size in sizes.items()]
+    return f"Of the clips in the filtered split's lists for {_joined(list(sizes))} {_joined(here)} are here"
+
+
+def _joined(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]])
+
+
+def _too_few(clips: pd.DataFrame, names: Texts, used: npt.NDArray[np.bool_]) -> str:
+    """Why a random split came out without some part."""
+    groups = clips["group"].to_numpy(dtype=object)
+    most = max(Counter(name for _, name in set(zip(groups[used], names[used], strict=True))).values())
+    alone = "name" in clips and bool((clips["name"] == clips["group"]).all())
+    what = "clips" if alone else "whole groups"
+    return (
+        f"A random split takes {what} of each class, for train, test, valid and tune in this order, so at least one "
+        f"class must have four {what.removeprefix('whole ')} or more, but the largest has {most}. Add recordings, or "
+        f"coarser labels."
+    )
 
 
 def _parts(
@@ -138,8 +167,9 @@ def _parts(
     listed = _filtered()
     parts[used] = [listed.get(name, "") for name in clips["name"][used]]
     if out := int(np.count_nonzero(used & (parts == ""))):
+        stand = "stands" if out == 1 else "stand"
         return parts, [
-            f"The filtered split leaves out {out:,} of {used.sum():,} clips, which stand in none of its lists."
+            f"The filtered split leaves out {out:,} of {used.sum():,} clips, which {stand} in none of its lists."
         ]
     return parts, []
 
@@ -162,13 +192,14 @@ def _leaks(rows: dict[str, Rows], groups: Texts, digests: Texts | None) -> Itera
     for name in ("valid", "test"):
         if shared := sorted(set(groups[rows[name]]) & set(groups[fitted])):
             yield (
-                f"Warning: {len(shared)} groups of {name} also occur in training (such as {shared[0]!r}), "
-                f"so scores on {name} flatter."
+                f"Warning: {counted(len(shared), f'group of {name} also occurs', f'groups of {name} also occur')} "
+                f"in training (such as {shared[0]!r}), so scores on {name} flatter."
             )
     if digests is not None:
         for name, known in (("tune", rows["train"]), ("valid", fitted), ("test", fitted)):
             if twins := int(np.isin(digests[rows[name]], digests[known]).sum()):
-                yield f"Warning: {twins} recordings of {name} are identical to training recordings."
+                found = counted(twins, f"recording of {name} is", f"recordings of {name} are")
+                yield f"Warning: {found} identical to training recordings."
 
 
 @dataclass(frozen=True)
@@ -276,5 +307,5 @@ def _missing(parts: Mapping[str, str], holding: Mapping[str, list[str]]) -> Iter
     for part in ("valid", "test"):
         lacking = [name for name in sorted(holding) if part not in {parts[group] for group in holding[name]}]
         if lacking:
-            named = ", ".join(map(repr, lacking[:NAMED])) + (", …" if len(lacking) > NAMED else "")
-            yield f"{len(lacking):,} classes have too few groups for {part} to hold one of them: {named}."
+            classes = counted(len(lacking), "class has", "classes have")
+            yield f"{classes} too few groups for {part} to hold one of them: {listed(lacking)}."

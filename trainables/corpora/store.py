@@ -28,6 +28,7 @@ from trainables.corpora.audio import FULL_SCALE
 from trainables.corpora.importer import Options, Progress, decode_corpus
 from trainables.corpora.kinds import KINDS
 from trainables.corpora.layout import Corpus, Survey
+from trainables.corpora.wording import counted
 from trainables.errors import UserError
 from trainables.files import sync, write_json
 
@@ -76,7 +77,7 @@ class Store:
     def waveforms(
         self, rows: npt.NDArray[np.integer], seconds: float, starts: npt.NDArray[np.integer] | None = None
     ) -> npt.NDArray[np.float32]:
-        """Return excerpts of clips, by position in `clips`: `(rows, int(seconds * rate))` in [-1, 1).
+        """Return excerpts of clips, by position in `clips`: `(rows, round(seconds * rate))` in [-1, 1).
 
         They begin at the samples `starts`, one per row, or at the clips' beginnings; after a clip's end come zeros.
         Raises IndexError for a row that is not there.
@@ -85,7 +86,8 @@ class Store:
         if starts is not None:
             assert len(starts) == len(rows) and (starts >= 0).all()
             offsets, lengths = offsets + starts, np.maximum(lengths - starts, 0)
-        width = int(seconds * self.sample_rate_hz)
+        # A clip of 15 samples lasts 15 / rate seconds, which times the rate may be a little less than 15.
+        width = round(seconds * self.sample_rate_hz)
         waves = np.zeros((len(rows), width), dtype=np.float32)
         flat = self.samples.view(np.ndarray)  # slices of a memmap object are slow
         for wave, offset, length in zip(waves, offsets, np.minimum(lengths, width), strict=True):
@@ -202,9 +204,8 @@ def judge(store: Store, strict: bool = False) -> Store:
     if strict and len(store.quarantine):
         first = store.quarantine.head(3).astype(object).to_numpy().tolist()
         named = "; ".join(f"{split} {name or where}: {reason}" for split, name, where, reason in first)
-        raise UserError(
-            f"A strict import allows nothing unusable, but {len(store.quarantine):,} are: {named}. {listed}"
-        )
+        unusable = counted(len(store.quarantine), "is", "are")
+        raise UserError(f"A strict import allows nothing unusable, but {unusable}: {named}. {listed}")
     return store
 
 

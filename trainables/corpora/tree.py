@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from trainables.corpora.layout import UNLABELLED, Bad, Kind, Row
 from trainables.corpora.listing import Listing, Part, clip_names, is_text, printable
+from trainables.corpora.wording import counted
 from trainables.errors import UserError
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au")
@@ -25,20 +26,29 @@ GTZAN_LAYOUT = "A corpus in GTZAN's layout is a folder with GENRE/GENRE.NNNNN.wa
 FOLDER_LAYOUT = f"A corpus of labelled folders has LABEL/NAME{'|'.join(SUFFIXES)}"
 
 
+# What can be passed over, in the singular and the plural.
+HIDDEN = ("hidden file was", "hidden files were")
+OUTSIDE = ("file outside the labels' folders was", "files outside the labels' folders were")
+OTHERWISE = ("file that is not called like audio was", "files that are not called like audio were")
+DEEPER = ("folder within a label's folder was", "folders within a label's folder were")
+WITHOUT = ("folder without audio of its own was", "folders without audio of their own were")
+
+
 @dataclass
 class LeftOut:
     """What was passed over, by kind, with the first of each kind as an example."""
 
-    found: dict[str, list[str]] = field(default_factory=dict)
+    found: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
-    def add(self, what: str, path: str) -> None:
+    def add(self, what: tuple[str, str], path: str) -> None:
         """Note one more of a kind."""
         self.found.setdefault(what, []).append(printable(path))
 
     def remarks(self) -> tuple[str, ...]:
         """One sentence for each kind."""
         return tuple(
-            f"{len(paths):,} {what} left out (such as {paths[0]!r})" for what, paths in sorted(self.found.items())
+            f"{counted(len(paths), *what)} left out (such as {paths[0]!r})"
+            for what, paths in sorted(self.found.items())
         )
 
 
@@ -50,7 +60,7 @@ def locate_folder(path: Path) -> Listing:
         if label := _label(entry, left):
             files[label] = _audio_files(path, label, left)
             if not files[label]:
-                left.add("folders without audio of their own were", label)
+                left.add(WITHOUT, label)
     names = clip_names(file for of_label in files.values() for file in of_label)
     rows = [_row(file, names[file], label) for label, of_label in files.items() for file in of_label]
     if not rows:
@@ -129,9 +139,9 @@ def _entries(folder: Path) -> list["os.DirEntry[str]"]:
 def _label(entry: "os.DirEntry[str]", left: LeftOut) -> str:
     """The label that an entry stands for, or nothing."""
     if entry.name.startswith("."):
-        left.add("hidden files were", entry.name)
+        left.add(HIDDEN, entry.name)
     elif not _is_folder(entry):
-        left.add("files outside the labels' folders were", entry.name)
+        left.add(OUTSIDE, entry.name)
     else:
         return entry.name
     return ""
@@ -143,13 +153,13 @@ def _audio_files(root: Path, folder: str, left: LeftOut) -> list[str]:
     for entry in _entries(root / folder):
         path = f"{folder}/{entry.name}"
         if entry.name.startswith("."):
-            left.add("hidden files were", path)
+            left.add(HIDDEN, path)
         elif PurePosixPath(entry.name).suffix.lower() in SUFFIXES:
             files.append(path)
         elif _is_folder(entry):
-            left.add("folders within a label's folder were", path)
+            left.add(DEEPER, path)
         else:
-            left.add("files that are not called like audio were", path)
+            left.add(OTHERWISE, path)
     return files
 
 

@@ -31,7 +31,7 @@ class Waveform:
     def shape(self, sample_rate_hz: int, clip_seconds: float) -> tuple[int, int]:
         """`(steps, frame)`, or `(1, samples)` without framing, counted in resampled and pooled samples."""
         seconds = clip_seconds if self.excerpt == "whole" else self.seconds
-        return self._shape(int(seconds * sample_rate_hz), sample_rate_hz)
+        return self._shape(round(seconds * sample_rate_hz), sample_rate_hz)
 
     def stored_bytes(self, sample_rate_hz: int, clip_seconds: float) -> int:
         """Four bytes a value."""

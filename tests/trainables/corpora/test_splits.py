@@ -207,8 +207,12 @@ def test_a_class_that_training_lacks_is_named(part: str) -> None:
         *map(held_out, ("bass", "flute")),
         notes(part, "vocal", [1]),
     )
-    with pytest.raises(UserError, match=f"class of the {part} split .* 'vocal'"):
+    with pytest.raises(UserError, match=f"class of the {part} split .* 'vocal' does not.* clips of that class") as one:
         split_of(clips)
+    assert "table" not in str(one.value)
+    more = pd.concat([clips, table(notes(part, "brass", [1]))], ignore_index=True)
+    with pytest.raises(UserError, match=r"'brass', 'vocal' do not\. .* training clips of those classes"):
+        split_of(more)
 
 
 def test_synth_lead_in_valid_is_no_unseen_class_unless_kept() -> None:
@@ -236,7 +240,7 @@ def test_an_empty_split_is_refused() -> None:
         split_of(corpus(bass=1, flute=1))
     clips = corpus(bass=3, flute=3)
     for part in ("valid", "test"):
-        with pytest.raises(UserError, match=f"none is left for {part}"):
+        with pytest.raises(UserError, match=rf"none is left for {part}\. The tune split takes whole groups"):
             split_of(clips[clips["split"] != part].reset_index(drop=True))
 
 
@@ -260,7 +264,7 @@ def test_instruments_and_recordings_on_both_sides_are_named() -> None:
         *map(held_out, ("bass", "flute")),
     )
     assert any(
-        "1 groups of test also occur in training (such as 'bass_acoustic_000')" in n for n in split_of(shared).notices
+        "1 group of test also occurs in training (such as 'bass_acoustic_000')" in n for n in split_of(shared).notices
     )
     same = clean.assign(digest="one")
     found = split_of(same).notices
@@ -319,7 +323,7 @@ def test_too_few_groups_go_to_training_first_then_test_then_valid() -> None:
     assert (shares(found, "rare"), shares(found, "scarce")) == ([1, 0, 0], [1, 0, 1])
     assert found.notices == (
         "2 classes have too few groups for valid to hold one of them: 'rare', 'scarce'.",
-        "1 classes have too few groups for test to hold one of them: 'rare'.",
+        "1 class has too few groups for test to hold one of them: 'rare'.",
         "'rare' has too few training groups for the tune split to hold one of them.",
         "'scarce' has too few training groups for the tune split to hold one of them.",
     )
@@ -327,8 +331,40 @@ def test_too_few_groups_go_to_training_first_then_test_then_valid() -> None:
 
 @pytest.mark.parametrize(("groups", "empty"), [(2, "tune and valid"), (3, "tune"), (1, "tune and valid and test")])
 def test_a_random_split_of_too_few_groups_is_refused(groups: int, empty: str) -> None:
-    with pytest.raises(UserError, match=rf"none is left for {empty}\. .* four groups or more"):
-        drawn(songs(blues=groups, jazz=groups))
+    with pytest.raises(
+        UserError, match=rf"none is left for {empty}\. .* four groups or more, but the largest has {groups}\."
+    ):
+        drawn(songs(blues=groups, jazz=1))
+
+
+def test_clips_that_are_their_own_groups_are_called_clips() -> None:
+    clips = songs(blues=2, jazz=1).drop_duplicates("group").reset_index(drop=True)
+    clips["name"] = clips["group"]
+    with pytest.raises(UserError, match=r"takes clips of each class.* four clips or more, but the largest has 2\."):
+        drawn(clips)
+
+
+def marked(**clips: str) -> pd.DataFrame:
+    """A table's clips with the splits that it names for each class."""
+    rows = [
+        (f"{name}{number}", part, name) for name, parts in clips.items() for number, part in enumerate(parts.split())
+    ]
+    return pd.DataFrame(rows, columns=["name", "split", "label"]).assign(group=lambda found: found["name"])
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ("train train test", r"left for valid\. Mark some rows of the table valid, or remove its split column"),
+        ("train train", r"left for valid and test\. Mark some rows of the table valid and some test, or remove"),
+        ("train test", r"left for tune and valid\. Mark some rows of the table valid, or remove"),
+        ("valid test", r"there is none for the task 'label'\. Mark some rows of the table train, or remove"),
+        ("train valid test", r"left for tune\. The tune split takes whole groups"),
+    ],
+)
+def test_a_table_that_lacks_a_part_can_be_marked_or_drawn(parts: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        drawn(marked(dog=parts, cat=parts), "official", task="label")
 
 
 def test_a_random_split_depends_on_seed_and_names_alone() -> None:
@@ -406,6 +442,29 @@ def test_the_filtered_split_is_the_published_one() -> None:
     assert found.notices == ("The filtered split leaves out 70 of 1,000 clips, which stand in none of its lists.",)
     seeds = {frozenset(names_in(drawn(clips, "filtered", seed), "test")) for seed in range(3)}
     assert len(seeds) == 1
+
+
+def test_the_filtered_split_says_how_many_of_its_clips_are_here() -> None:
+    """By the lists these are for valid: blues 0 to 11, jazz 2 to 10; and for training: blues 29 and 30, jazz 0, 1 and
+    11 to 19, pop 2 and 3."""
+
+    def here(**numbers: Iterable[int]) -> pd.DataFrame:
+        rows = [(f"{genre}.{number:05d}", "", genre) for genre, found in numbers.items() for number in found]
+        return pd.DataFrame(rows, columns=["name", "split", "genre"]).assign(group=lambda found: found["name"])
+
+    cases = [
+        (here(blues=range(12), jazz=range(10)), "only 'jazz'", "2 of 443, 20 of 197 and 0 of 290"),
+        (
+            here(blues=[*range(12), 29, 30], jazz=range(20)),
+            "none is left for test",
+            "13 of 443, 21 of 197 and 0 of 290",
+        ),
+        (here(blues=range(12), jazz=[0, 1], pop=[2, 3]), "'blues' does not", "4 of 443, 12 of 197 and 0 of 290"),
+    ]
+    for clips, problem, counts in cases:
+        with pytest.raises(UserError, match=problem) as caught:
+            drawn(clips, "filtered")
+        assert f"for train, valid and test {counts} are here: complete the corpus or use" in str(caught.value)
 
 
 def test_an_unknown_way_to_split_is_refused() -> None:

@@ -77,6 +77,19 @@ def test_excerpts_begin_where_they_are_asked_to(corpus: Any) -> None:
     assert waves[2, 0] != 0 and not waves[2, 1:].any() and not waves[3:].any()
 
 
+def test_no_sample_is_lost_between_seconds_and_samples(corpus: Any) -> None:
+    """15 / 22,050 s times 22,050 is less than 15 in floating point; so are other lengths at this rate."""
+    assert int(15 / 22_050 * 22_050) == 14
+    found = opened(corpus, sample_rate_hz=22_050)
+    for length in range(1, 400):
+        assert found.waveforms(np.array([0]), length / 22_050).shape == (1, length)
+
+
+def test_a_limit_in_seconds_keeps_its_last_sample(corpus: Any) -> None:
+    found = opened(corpus, sample_rate_hz=22_050, max_seconds=15 / 22_050)
+    assert set(found.clips["samples"]) == {15}
+
+
 def test_the_longest_clip_is_known(corpus: Any) -> None:
     assert opened(corpus).clip_seconds == 400 / 16_000
     longer = np.random.default_rng(0).integers(-9, 9, 3_200).astype(np.int16)
@@ -84,7 +97,7 @@ def test_the_longest_clip_is_known(corpus: Any) -> None:
     assert opened(corpus).clip_seconds == 0.2
     found = opened(corpus, max_seconds=0.1)
     assert found.clip_seconds == 0.1
-    assert found.notes == ("of 1 longer recordings only the first 0.1 s are kept",)
+    assert found.notes == ("of 1 longer recording only the first 0.1 s are kept",)
 
 
 def test_reopening_decodes_nothing(corpus: Any, count_decodes: Callable[[], list[int]]) -> None:
@@ -218,7 +231,7 @@ def test_bad_audio_is_quarantined_with_its_reason(corpus: Any, reason: str) -> N
     assert len(found.clips) == 79 and name not in set(found.clips["name"])
     with pytest.raises(UserError) as caught:
         opened(corpus, strict=True)
-    assert f"1 are: train {name}: {reason}" in str(caught.value)
+    assert f"1 is: train {name}: {reason}" in str(caught.value)
     assert str(found.root / "quarantine.csv") in str(caught.value)
 
 
@@ -238,7 +251,7 @@ def test_rows_that_cannot_be_used_are_quarantined_too(corpus: Any) -> None:
         [wrong, "wrong field: pitch must be a whole number in 0–127, but is 'high'"],
     ]
     # The file of the renamed row is now nobody's; that of the wrong row is still its own.
-    assert found.notes == ("train: 1 files without a row in examples.json were left out",)
+    assert found.notes == ("train: 1 file without a row in examples.json was left out",)
     assert len(found.clips) == 78
 
 

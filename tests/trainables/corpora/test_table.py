@@ -112,6 +112,13 @@ def test_how_a_table_is_written_does_not_matter(make: Make) -> None:
         ("\n\n,\n".join(text.splitlines())).encode(),
         text.replace("path,label", " Path , LABEL ").replace(",dog", ', "dog"').encode().replace(b', "dog"', b", dog "),
         text.replace("takes/1.wav", '"takes/../takes//1.wav"').encode(),
+        text.replace(",", ";").encode(),
+        text.replace(",", "\t").encode(),
+        text.replace("path,label", '"path";"label"').replace(",", ";").encode(),
+        text.replace("path,label", '"path"\t"label"').replace(",", "\t").encode(),
+        text.replace("path,label", '"path","label"').encode(),
+        text.replace("takes/", "takes\\").encode(),
+        text.replace("takes/3", f"{table.parent}\\takes\\3").encode(),
         text.replace("takes/1.wav", f"{table.parent}/takes/1.wav").encode(),
         ("\n".join([text.splitlines()[0], *reversed(text.splitlines()[1:])])).encode(),
     ):
@@ -190,7 +197,9 @@ def test_hostile_cells_are_quarantined_or_mere_texts(make: Make) -> None:
     [
         (b"", r"lacks path and label, its first line has nothing\."),
         (b"file,label\na.wav,dog\n", r"lacks path, its first line has 'file', 'label'\. Name the columns"),
-        (b"path;label\na.wav;dog\n", r"lacks path and label, its first line has 'path;label'"),
+        (b"path|label\na.wav|dog\n", r"lacks path and label, its first line has 'path\|label'.* commas, semicolons or"),
+        (b"path;name\na.wav;dog\n", r"lacks path and label, its first line has 'path;name'"),
+        (b"path;label\na.wav;dog;big\n", "line 2 of .* has 3. Put a text that holds a semicolon between"),
         (b"path,label,Label\na.wav,dog,cat\n", "has label twice"),
         (b"path,label\n", "has no row below its header"),
         (b"path,label\n\n , \n", "has no row below its header"),
@@ -213,6 +222,69 @@ def test_what_cannot_be_meant_is_an_error(make: Make, text: bytes, words: str) -
         opened(table)
     with pytest.raises(UserError, match=words):
         corpora.splits_of(f"csv:{table}")
+
+
+def test_commas_count_before_semicolons(make: Make) -> None:
+    """Where the header fits with commas, semicolons are part of the names; decimal commas need no care with them."""
+    table = make(lines(tail=";x,0"), "path,label,a;b")
+    assert set(opened(table).clips["label"]) == {"dog;x", "cat;x"}
+    table.write_text("path;label;loudness\n" + "".join(f"takes/{n}.wav;{'ab'[n % 2]};1,5\n" for n in range(20)))
+    assert set(opened(table).clips["label"]) == {"a", "b"}
+
+
+def test_backslashes_separate_folders_unless_a_file_is_named_so(make: Make, tmp_path: Path) -> None:
+    table = make(lines(60))
+    record(tmp_path / "outside.wav", 900)
+    record(table.parent / "takes\\1.wav", 901)
+    with table.open("a") as file:
+        file.writelines(f"{path},dog\n" for path in ("takes\\1.wav", "takes\\gone.wav", "..\\outside.wav"))
+    found = opened(table)
+    assert {"takes/1.wav", "takes\\1.wav"} <= set(found.clips["path"])
+    assert dict(zip(found.quarantine["path"], found.quarantine["reason"].str.partition(":")[0], strict=True)) == {
+        "takes\\gone.wav": "no such file",
+        "../outside.wav": "unsafe path",
+    }
+
+
+@pytest.mark.parametrize(
+    ("header", "note"),
+    [
+        ("path,label", ()),
+        ("path,label,", ()),
+        (
+            "path,label,Speaker",
+            ("The table's column 'speaker' is not used. Name it group to keep its clips together.",),
+        ),
+        ("path,label,bpm", ("The table's column 'bpm' is not used.",)),
+        ("path,label,group,speaker", ("The table's column 'speaker' is not used.",)),
+        ("path,label,speaker_gender", ("The table's column 'speaker_gender' is not used.",)),
+        (
+            "path,label,bpm,Take No,artists",
+            (
+                "The table's columns 'bpm', 'take no', 'artists' are not used. Name 'take no' or 'artists' group to "
+                "keep its clips together.",
+            ),
+        ),
+    ],
+)
+def test_columns_that_are_not_used_are_named(
+    make: Make, count_decodes: Callable[[], list[int]], header: str, note: tuple[str, ...]
+) -> None:
+    table = make(lines(tail=",x" * (header.count(",") - 1)), header)
+    assert opened(table).notes == note
+    decoded = count_decodes()
+    assert opened(table).notes == note and decoded == []
+
+
+def test_a_note_on_columns_comes_with_every_table_and_once(make: Make) -> None:
+    """Two tables of equal clips, of which one has a further column and is opened last."""
+    parts = [f"{n}.wav,{('dog', 'cat')[n % 2]},{('train', 'valid', 'test')[n % 3]}" for n in range(12)]
+    table = make(parts, "path,label,split")
+    plain = opened(table)
+    table.write_text("\n".join(["path,label,split,singer", *(f"{line},anna" for line in parts)]))
+    found = opened(table)
+    assert found.digest == plain.digest and plain.notes == ()
+    assert found.notes == ("The table's column 'singer' is not used. Name it group to keep its clips together.",)
 
 
 def test_a_table_that_is_not_there_is_an_error(make: Make, tmp_path: Path) -> None:

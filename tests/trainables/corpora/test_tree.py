@@ -107,7 +107,7 @@ def test_the_unreadable_recording_of_the_common_copy_is_quarantined(gtzan: Path)
             "not audio: the file begins with b'\\xff\\xfa\\x00\\x00\\x00\\x00\\x00\\x00'",
         ]
     ]
-    with pytest.raises(UserError, match=r"1 are:  jazz\.00004: not audio"):
+    with pytest.raises(UserError, match=r"1 is:  jazz\.00004: not audio"):
         opened(gtzan, strict=True)
 
 
@@ -141,9 +141,9 @@ def test_what_does_not_belong_there_is_left_out_by_name(gtzan: Path, tmp_path: P
         ["take five", "jazz/take five.wav", "odd name: it must be jazz.NNNNN.wav or jazz.NNNNN.au"],
     ]
     assert found.notes == (
-        "1 files outside the labels' folders were left out (such as 'README.txt')",
-        "1 files that are not called like audio were left out (such as 'jazz/cover.jpg')",
-        "1 folders within a label's folder were left out (such as 'blues/old')",
+        "1 file outside the labels' folders was left out (such as 'README.txt')",
+        "1 file that is not called like audio was left out (such as 'jazz/cover.jpg')",
+        "1 folder within a label's folder was left out (such as 'blues/old')",
         "4 hidden files were left out (such as '.DS_Store')",
     )
 
@@ -268,7 +268,7 @@ def test_a_change_of_any_file_is_seen_and_nothing_else_decoded_again(
     os.utime(gtzan / "jazz" / "jazz.00050.wav", ns=(5, 5))
     assert opened(gtzan).digest != digest and len(decoded) == 50
     (gtzan / "README").write_text("x")
-    assert opened(gtzan).notes == ("1 files outside the labels' folders were left out (such as 'README')",)
+    assert opened(gtzan).notes == ("1 file outside the labels' folders was left out (such as 'README')",)
 
 
 def test_more_than_a_tenth_bad_or_an_emptied_label_is_an_error(gtzan: Path) -> None:
