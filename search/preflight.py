@@ -1,8 +1,10 @@
 """What a study will be and cost, said before it starts."""
 
+import contextlib
 import shutil
 import time
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -13,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+import spaces
 from search.engine import KEPT_TRIALS
 from search.options import Corpus, Options
 from search.progress import duration
@@ -23,15 +26,13 @@ from trainables import corpora, data, loop
 from trainables.config import TrialConfig
 from trainables.data import Part, TrialData
 from trainables.errors import UserError
-from trainables.footprint import footprint, training_bytes
+from trainables.footprint import Footprint, footprint
 
 # A checkpoint holds the weights, two moments per weight with Adam, and the best weights again.
 _CHECKPOINT_BYTES_PER_PARAMETER = 16
-# What a worker process takes before it holds any data: Python, Torch and Ray.
-_WORKER_BYTES = 450_000_000
 _TIMED_STEPS = 2
 _TIMED_BATCH = 64
-_TIMED_VALUES = 2**26
+_TIMED_BYTES = 2**29
 _SPARE_BYTES = 200_000_000
 
 _RANDOM_POINTS = 6
@@ -43,6 +44,8 @@ def plan(spec: StudySpec, corpus: Corpus, given: Options, directory: Path) -> di
 
     Times are of this machine with one trial alone; the cost of a typical trial is the mean over random points.
     """
+    if spec.only:
+        _recipe_bytes(spec, corpus, {})  # raises where its network cannot be built
     split = corpus.split
     points: dict[str, tuple[Params, str | None]] = {b.name: (dict(b.params), b.name) for b in spec.baselines}
     if not spec.only:
@@ -114,7 +117,7 @@ def describe_plan(found: dict[str, Any]) -> RenderableType:
             f"{row['trainable_parameters']:,}",
             "×".join(map(str, row["input"])),
             f"{row['memory_bytes'] / 1e9:.1f} GB",
-            f"{row['epoch_seconds']:.2f}" if row["fits"] else "too large",
+            _pace(row),
             published(row),
         )
     rungs = Table("rung", "trials that arrive", title="Rungs of ASHA, in epochs", **_LEFT)
@@ -128,7 +131,8 @@ def describe_plan(found: dict[str, Any]) -> RenderableType:
         f"Memory: about {found['memory_bytes'] / 1e9:.1f} GB of {found['memory_total_bytes'] / 1e9:.1f} GB."
     )
     changed = [f"{b['name']}, changed: {', '.join(b['changes'])}" for b in found["baselines"] if b["changes"]]
-    if large := [name for name, row in rows.items() if not row["fits"]]:
+    words += "".join(f"\n{name}: {row['impossible']}" for name, row in rows.items() if row["impossible"])
+    if large := [name for name, row in rows.items() if not row["fits"] and not row["impossible"]]:
         words += (
             f"\nA trial's share of the memory is {found['memory_share_bytes'] / 1e9:.1f} GB: {', '.join(large)} would "
             f"not be trained. A larger --cpus-per-trial gives a larger share; --fix restricts what is tried."
@@ -163,6 +167,13 @@ def describe_plans(plans: list[dict[str, Any]]) -> RenderableType:
     return Group(table, "", Text(words))
 
 
+def _pace(row: dict[str, Any]) -> str:
+    """Seconds an epoch, or why there are none."""
+    if row["impossible"]:
+        return "not built"
+    return f"{row['epoch_seconds']:.2f}" if row["fits"] else "too large"
+
+
 def published(row: dict[str, Any]) -> str:
     """What was published for a recipe, on the corpus it was made for."""
     names = {"published_accuracy": "accuracy", "published_balanced_accuracy": "balanced"}
@@ -177,19 +188,30 @@ def _measure(config: TrialConfig, corpus: Corpus, share_bytes: int) -> dict[str,
     split, shape = corpus.split, _shape(config, corpus)
     clips = {name: len(split.rows[name]) for name in ("train", "tune")}
     classes = len(split.classes)
-    size = footprint(config, shape, classes)
-    stored = config.features.stored_bytes(corpus.sample_rate_hz, corpus.clip_seconds)
-    needed = memory_needed(config, shape, classes)
     found = {
-        "trainable_parameters": size.trainable_parameters,
+        "trainable_parameters": 0,
         "input": list(shape),
-        "memory_bytes": needed + min(stored * sum(clips.values()), share_bytes // 4),
-        "fits": needed <= share_bytes,
+        "memory_bytes": 0,
+        "fits": False,
+        "impossible": None,
         "epoch_seconds": 0.0,
+    }
+    try:
+        size = _footprint(config, corpus)
+    except UserError as error:
+        return {**found, "impossible": str(error)}
+    per_clip = excerpts_per_clip(config, corpus)
+    stored = per_clip * config.features.stored_bytes(corpus.sample_rate_hz, corpus.clip_seconds)
+    spare = share_bytes - size.process_bytes
+    found |= {
+        "trainable_parameters": size.trainable_parameters,
+        "memory_bytes": size.process_bytes + sum(stored * n for n in clips.values() if stored * n <= spare // 2),
+        "fits": spare >= 0,
     }
     if not found["fits"]:
         return found
-    batch = min(config.training.batch_size, clips["train"], _TIMED_BATCH, max(2, _TIMED_VALUES // (size.kept + 1)))
+    affordable = max(2, _TIMED_BYTES // (size.example_bytes + 1))
+    batch = min(config.training.batch_size, clips["train"], _TIMED_BATCH, affordable)
     device = data.choose_device()
     parts = {
         name: Part.resident(torch.randn(batch, *shape, device=device), torch.arange(batch, device=device) % 2)
@@ -202,7 +224,6 @@ def _measure(config: TrialConfig, corpus: Corpus, share_bytes: int) -> dict[str,
     steps = sum(1 for _ in reports)
     # A timed step trains on one batch and scores one; scoring costs about a third of training.
     step = (time.perf_counter() - started) / max(steps, 1)
-    per_clip = excerpts_per_clip(config, corpus)
     found["epoch_seconds"] = round(step * per_clip * (0.75 * clips["train"] + 0.25 * clips["tune"]) / batch, 4)
     return found
 
@@ -219,9 +240,17 @@ def excerpts_per_clip(config: TrialConfig, corpus: Corpus) -> int:
     return max(1, int(corpus.clip_seconds // config.features.seconds))
 
 
-def memory_needed(config: TrialConfig, shape: tuple[int, ...], classes: int) -> int:
-    """What a trial's process takes at least, in bytes: itself, the network and one batch."""
-    return _WORKER_BYTES + training_bytes(config, shape, classes)
+def _footprint(config: TrialConfig, corpus: Corpus) -> Footprint:
+    """A configuration's footprint; raises UserError where its network cannot be built as asked."""
+    shape = _shape(config, corpus)
+    try:
+        return footprint(config, shape, len(corpus.split.classes))
+    except (RuntimeError, ValueError, ZeroDivisionError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(
+            f"A network must suit its inputs, but this one of {config.family} cannot be built for inputs of "
+            f"{' × '.join(map(str, shape))} ({reason}). Choose other values with --fix, or leave one out."
+        ) from error
 
 
 def local_share_bytes(cpus_per_trial: int) -> int:
@@ -233,16 +262,41 @@ def local_share_bytes(cpus_per_trial: int) -> int:
 
 def check_fits(spec: StudySpec, corpus: Corpus) -> None:
     """Raises UserError where the one recipe that a study consists of cannot be trained on this machine."""
-    baseline = spec.baselines[0]
-    config = spec.config(dict(baseline.params), baseline.name, spec.seed)
-    needed = memory_needed(config, _shape(config, corpus), len(corpus.split.classes))
+    needed = _recipe_bytes(spec, corpus, {})
     share = local_share_bytes(spec.cpus_per_trial)
     if needed > share:
+        ways = [*_smaller(spec, corpus, share), *_more_cores(spec, needed)]
+        advice = f"It fits with {' or '.join(ways)}." if ways else "It needs a machine with more memory."
         raise UserError(
-            f"A trial must fit its share of the memory, but {baseline.name} needs about {needed / 1e9:.1f} GB and has "
-            f"{share / 1e9:.1f} GB. Give it more cores, and so a larger share, with --cpus-per-trial, or make it "
-            f"smaller, as with --fix batch_size=32 or --fix picture_size=128."
+            f"A trial must fit its share of the memory, but {spec.baselines[0].name} needs about {needed / 1e9:.1f} GB "
+            f"and has {share / 1e9:.1f} GB. {advice}"
         )
+
+
+def _recipe_bytes(spec: StudySpec, corpus: Corpus, changes: Params) -> int:
+    """What the study's one recipe, with `changes`, takes without its data."""
+    baseline = spec.baselines[0]
+    return _footprint(spec.config({**baseline.params, **changes}, baseline.name, spec.seed), corpus).process_bytes
+
+
+def _smaller(spec: StudySpec, corpus: Corpus, share_bytes: int) -> list[str]:
+    """The largest batch and the largest picture below the recipe's with which it fits, each as an option."""
+    recipe, found = spec.baselines[0].params, []
+    # The family's own ranges: those of the study are what the user has restricted already.
+    domains = {param.name: param.domain for param in spaces.load(spec.space.name).params}
+    for name in ("batch_size", "picture_size"):
+        if name not in recipe:
+            continue
+        smaller = sorted(int(value) for value in domains[name].corners() if int(value) < int(recipe[name]))
+        sizes = (n for n in reversed(smaller) if _recipe_bytes(spec, corpus, {name: n}) <= share_bytes)
+        found += [f"--fix {name}={n}" for n in islice(sizes, 1)]
+    return found
+
+
+def _more_cores(spec: StudySpec, needed_bytes: int) -> list[str]:
+    """The fewest cores of this machine whose share of the memory suffices, as an option."""
+    more = range(spec.cpus_per_trial + 1, (psutil.cpu_count() or 1) + 1)
+    return [f"--cpus-per-trial {n}" for n in more if local_share_bytes(n) >= needed_bytes][:1]
 
 
 def _existing(folder: Path) -> Path:
@@ -254,11 +308,10 @@ def checkpoint_bytes(spec: StudySpec, corpus: Corpus, slots: int) -> int:
     points: list[tuple[Params, str | None]] = [(dict(b.params), b.name) for b in spec.baselines]
     if not spec.only:
         points.append((spec.space.corner(high=True), None))
-    classes = len(corpus.split.classes)
-    sizes = []
+    sizes = [0]
     for params, baseline in points:
-        config = spec.config(params, baseline, spec.seed)
-        sizes.append(footprint(config, _shape(config, corpus), classes).parameters)
+        with contextlib.suppress(UserError):  # a network that cannot be built leaves no checkpoint
+            sizes.append(_footprint(spec.config(params, baseline, spec.seed), corpus).parameters)
     kept = min(spec.trials, slots + KEPT_TRIALS + len(spec.baselines))
     return kept * max(sizes) * _CHECKPOINT_BYTES_PER_PARAMETER
 

@@ -22,7 +22,7 @@ from trainables import data, loop
 from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.files import read_json, write_json
-from trainables.footprint import training_bytes
+from trainables.footprint import footprint
 
 OBITUARY = "failure.json"
 REPORTED = (*(field.name for field in fields(loop.EpochReport)), "memory_bytes", "node")
@@ -77,23 +77,28 @@ class TrialWorker(tune.Trainable):
     def _train(self, config: dict[str, Any]) -> Iterator[dict[str, Any]]:
         trial = TrialConfig.from_json(config["config"])
         device = data.choose_device()
-        if device.type == "cpu":
-            self._check_memory(trial)
-        inputs = data.trial_data(trial.data, trial.features, device, self._memory_bytes)
+        data.release(trial.data, trial.features)
+        spare = self._check_memory(trial) if device.type == "cpu" else None
+        inputs = data.trial_data(trial.data, trial.features, device, spare)
         for report in loop.train(trial, inputs, self._folder):
             if report.epoch > config["reported"]:
                 yield asdict(report)
 
-    def _check_memory(self, trial: TrialConfig) -> None:
-        """Raises MemoryError, with numbers, for a network that could not be trained in this trial's share."""
+    def _check_memory(self, trial: TrialConfig) -> int:
+        """The bytes of this trial's share that training leaves for its data.
+
+        Raises MemoryError, with numbers, for a network that could not be trained in the share. What the worker trained
+        before counts for nothing, so that the same trial meets the same answer whenever it comes.
+        """
         dataset = data.load(trial.data)
         shape = data.input_shape(dataset, trial.features)
-        needed = self._watch.used() + training_bytes(trial, shape, len(dataset.split.classes))
+        needed = footprint(trial, shape, len(dataset.split.classes)).process_bytes
         if needed > self._memory_bytes:
             raise MemoryError(
                 f"needs about {needed / 1e9:.1f} GB, a trial's share is {self._memory_bytes / 1e9:.1f} GB "
                 f"(more with a larger --cpus-per-trial)"
             )
+        return self._memory_bytes - needed
 
 
 def _failed(reason: str) -> dict[str, Any]:

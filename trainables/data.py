@@ -94,22 +94,39 @@ def load(data: DataConfig) -> Dataset:
     return Dataset(store, parts)
 
 
-def trial_data(data: DataConfig, how: Features, device: torch.device, memory_bytes: int | None = None) -> TrialData:
-    """Train and tune inputs of a trial, within `memory_bytes`; kept for the next trial that wants the same."""
-    wanted = (data, how, device, memory_bytes)
+def trial_data(data: DataConfig, how: Features, device: torch.device, spare_bytes: int | None = None) -> TrialData:
+    """Train and tune inputs of a trial, kept for the next trial that wants the same.
+
+    `spare_bytes` is what training leaves of the trial's memory: what would take more than half of it is computed anew
+    for every batch. None means that nothing bounds it.
+    """
+    dataset = load(data)
+    staying = tuple(
+        name
+        for name in ("train", "tune")
+        if spare_bytes is None or _stored_bytes(dataset, name, how) <= spare_bytes // 2
+    )
+    wanted = (data, how, device, staying)
     if wanted not in _kept:
         _kept.clear()  # before the new ones are made, so that there is never room needed for both
-        _kept[wanted] = _trial_data(*wanted)
+        parts = {name: part(dataset, name, how, device, may_stay=name in staying) for name in ("train", "tune")}
+        _kept[wanted] = TrialData(parts, input_shape(dataset, how), len(dataset.split.classes), device)
     return _kept[wanted]
 
 
-_kept: dict[tuple[DataConfig, Features, torch.device, int | None], TrialData] = {}
+def release(data: DataConfig, how: Features) -> None:
+    """Lets go of inputs that were kept, unless they are such."""
+    for key in [key for key in _kept if key[:2] != (data, how)]:
+        del _kept[key]
 
 
-def _trial_data(data: DataConfig, how: Features, device: torch.device, memory_bytes: int | None) -> TrialData:
-    dataset = load(data)
-    parts = {name: part(dataset, name, how, device, memory_bytes) for name in ("train", "tune")}
-    return TrialData(parts, input_shape(dataset, how), len(dataset.split.classes), device)
+_kept: dict[tuple[DataConfig, Features, torch.device, tuple[str, ...]], TrialData] = {}
+
+
+def _stored_bytes(dataset: Dataset, name: str, how: Features) -> int:
+    """What keeping all examples of a split takes."""
+    examples = len(excerpts(dataset.store, dataset.rows(name), how).rows)
+    return examples * how.stored_bytes(dataset.store.sample_rate_hz, dataset.store.clip_seconds)
 
 
 def input_shape(dataset: Dataset, how: Features) -> tuple[int, ...]:
@@ -130,11 +147,10 @@ def _vectors(dataset: Dataset, how: Vector, rows: Rows) -> npt.NDArray[np.float3
     return vector.table(dataset.store)[rows][:, columns]
 
 
-def part(dataset: Dataset, name: str, how: Features, device: torch.device, memory_bytes: int | None = None) -> Part:
-    """One split's inputs: computed once and kept on the device if they fit in a quarter of its free memory.
+def part(dataset: Dataset, name: str, how: Features, device: torch.device, *, may_stay: bool = True) -> Part:
+    """One split's inputs: computed once and kept on the device if they may and fit in a quarter of its free memory.
 
-    On a CPU a quarter of `memory_bytes`, what the trial may use in all, counts as well. Otherwise they are
-    computed anew for every batch from the memory-mapped store.
+    Otherwise they are computed anew for every batch from the memory-mapped store, with equal results.
     """
     store, rows = dataset.store, dataset.rows(name)
     if isinstance(how, Vector):
@@ -145,14 +161,18 @@ def part(dataset: Dataset, name: str, how: Features, device: torch.device, memor
     clips = torch.from_numpy(examples.clips).to(device) if how.excerpt == "segments" else None
     rate_hz, seconds = store.sample_rate_hz, excerpt_seconds(how, store.clip_seconds)
 
-    def prepare(positions: Rows) -> Tensor:
-        waveforms = store.waveforms(examples.rows[positions], seconds, examples.starts[positions])
-        return how.prepare(torch.from_numpy(waveforms).to(device), rate_hz)
+    chunk = max(1, _CHUNK_BYTES // (4 * round(seconds * rate_hz)))
 
-    if len(labels) * how.stored_bytes(rate_hz, store.clip_seconds) <= _room(device, memory_bytes) // 4:
-        chunk = max(1, _CHUNK_BYTES // (4 * round(seconds * rate_hz)))
-        chunks = np.split(np.arange(len(labels)), range(chunk, len(labels), chunk))
-        return Part.resident(torch.cat([prepare(positions) for positions in chunks]), labels, clips, how.present)
+    def prepare(positions: Rows) -> Tensor:
+        """In chunks, so that no more waveforms are held than need be, however long they are."""
+        found = []
+        for few in np.split(positions, range(chunk, len(positions), chunk)):
+            waveforms = store.waveforms(examples.rows[few], seconds, examples.starts[few])
+            found.append(how.prepare(torch.from_numpy(waveforms).to(device), rate_hz))
+        return torch.cat(found)
+
+    if may_stay and _stored_bytes(dataset, name, how) <= _free_memory(device) // 4:
+        return Part.resident(prepare(np.arange(len(labels))), labels, clips, how.present)
     return Part(labels, lambda positions: how.present(prepare(positions.cpu().numpy())), clips)
 
 
@@ -179,11 +199,6 @@ def evaluation_batch(shape: tuple[int, ...]) -> int:
 def choose_device() -> torch.device:
     """The GPU where there is one that this process may use, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _room(device: torch.device, memory_bytes: int | None) -> int:
-    free = _free_memory(device)
-    return free if memory_bytes is None or device.type == "cuda" else min(free, memory_bytes)
 
 
 def _free_memory(device: torch.device) -> int:

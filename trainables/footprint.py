@@ -1,94 +1,226 @@
-"""How large a configuration is, told without allocating it: the network is built and run on Torch's meta device."""
+"""How much memory a configuration takes, told without taking it: one training step is played on Torch's meta device.
 
+Every tensor that a step makes, forward, backward and in the scoring of a batch, is counted while it lives, so what
+autograd keeps is counted as it is kept. Only what lies below Torch's own operations is estimated.
+"""
+
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from trainables import augment, losses
 from trainables.config import TrialConfig, network
 from trainables.data import evaluation_batch
 from trainables.loop import without_initial_weights
 
+# What a worker process takes before its first trial, measured: Python, Torch, Ray and what they import.
+WORKER_BYTES = 500_000_000
+
 _META = torch.device("meta")
-# Recurrent layers keep four gates, the cell and its tanh for every step beside their output.
-_RECURRENT_FACTOR = 8
-# What is kept for one number per weight: the weight; where it is trained also its gradient and two moments.
-_BYTES = 4
-_STEPS = 4
-_TRAINED_BYTES = 12
+_FLOAT_BYTES = 4
+# The C library gives large blocks back at once; smaller ones leave holes in its heap. Both shares are measured.
+_LARGE_BLOCK_BYTES = 2**25
+_LARGE_BLOCK_FACTOR, _SMALL_BLOCK_FACTOR = 1.1, 1.5
+# The kernels that oneDNN makes and keeps, measured.
+_KERNEL_BYTES = 35_000_000
+# What oneDNN's LSTM keeps of each step for its backward pass, in values per unit: gates, cells, states, measured.
+_RECURRENT_VALUES = 10
+# oneDNN computes in a layout of its own, into which it copies whatever it is given.
+_COPYING = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Weights, those of them that training changes, and what one example leaves in the layers, in values.
+    """Weights, those of them that training changes, and memory in bytes.
 
-    `kept` values wait for the backward pass, `largest` is the largest output of a single layer. Frozen layers keep
-    nothing.
+    `training_bytes` is what a trial's process takes at its peak beside itself (`WORKER_BYTES`) and its data;
+    `example_bytes` what one example of a training batch takes.
     """
 
     parameters: int
     trainable_parameters: int
-    kept: int
-    largest: int
+    training_bytes: int
+    example_bytes: int
 
-    def training_bytes(self, batch_size: int, scoring_batch: int, input_values: int) -> int:
-        """Memory that training takes at its peak, without the data that stays: training a batch or scoring one."""
-        weights = _BYTES * self.parameters + _TRAINED_BYTES * self.trainable_parameters
-        training = batch_size * (2 * self.kept + 2 * self.largest + 2 * input_values)
-        scoring = scoring_batch * (2 * self.largest + 2 * input_values)
-        return weights + _BYTES * max(training, scoring)
+    @property
+    def process_bytes(self) -> int:
+        """Memory of a trial's process at its peak, without the data that stays."""
+        return WORKER_BYTES + self.training_bytes
 
 
 def footprint(config: TrialConfig, input_shape: tuple[int, ...], n_classes: int) -> Footprint:
-    """The footprint of a configuration's network on inputs of that shape."""
+    """The footprint of a configuration's network on inputs of that shape.
+
+    Raises whatever Torch raises where the network cannot be built or run on such inputs.
+    """
     plain = without_initial_weights(config).model
     with _META, torch.random.fork_rng(devices=[]):
         model: nn.Module = network(config.network).build(plain, input_shape, n_classes)
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            module.forward = _stand_in(module)
     weights = list(model.parameters())
-    kept, largest = _values(model, input_shape)
-    return Footprint(
-        parameters=sum(weight.numel() for weight in weights),
-        trainable_parameters=sum(weight.numel() for weight in weights if weight.requires_grad),
-        kept=kept,
-        largest=largest,
+    parameters = sum(weight.numel() for weight in weights)
+    trainable = sum(weight.numel() for weight in weights if weight.requires_grad)
+    moments = _moments(config) * trainable
+    step, scoring = _played(model, config, input_shape)
+    copies = 2 + _moments(config)  # of what is trained: weights, gradients, moments
+    held = sum(
+        (copies if weight.requires_grad else 1) * _block_bytes(_FLOAT_BYTES * weight.numel()) for weight in weights
     )
+    # A resumed trial holds the saved state twice, as it was read and as tensors, beside the fresh weights. Saving
+    # the best weights, which copies them, and the optimiser's own step take less.
+    resumed = _FLOAT_BYTES * (3 * parameters + 2 * moments)
+    training = held + max(step, scoring) + _KERNEL_BYTES
+    return Footprint(parameters, trainable, max(training, resumed), step // config.training.batch_size)
 
 
-def _values(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, int]:
-    """Values that wait for the backward pass, and the largest output, for one example.
+def _block_bytes(size: int) -> int:
+    """What a block of so many bytes takes, with its part of the holes between blocks."""
+    return int(size * (_SMALL_BLOCK_FACTOR if size < _LARGE_BLOCK_BYTES else _LARGE_BLOCK_FACTOR))
 
-    Recurrent layers walk every step even here, so they walk a few, and the rest follows: both grow evenly.
+
+def _played(model: nn.Module, config: TrialConfig, input_shape: tuple[int, ...]) -> tuple[int, int]:
+    """Bytes of a training step and of scoring a batch; 0 of a network that looks at values, which are not there."""
+    try:
+        return _step_bytes(model, config, input_shape), _scoring_bytes(model, input_shape)
+    except RuntimeError as error:
+        if "meta tensors" not in str(error).lower():
+            raise
+        return 0, 0
+
+
+def _moments(config: TrialConfig) -> int:
+    """Values that the optimiser keeps per weight."""
+    if config.training.optimiser == "adam":
+        return 2
+    return 1 if config.training.momentum else 0
+
+
+def _step_bytes(model: nn.Module, config: TrialConfig, input_shape: tuple[int, ...]) -> int:
+    """What a training step takes at its peak beside weights, gradients and moments."""
+    examples = config.training.batch_size
+    change, mixup = augment.build(config.augment), augment.Mixup(config.augment.mixup)
+    loss = losses.make(config.training.loss, config.training.smoothing)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in trained:
+        weight.grad = torch.empty_like(weight)  # those of the step before, which live until the backward pass
+    model.train()
+    live = _Live(model, *(weight.grad for weight in trained if weight.grad is not None))
+    with torch.random.fork_rng(devices=[]), live:
+        before = _batch(examples, input_shape)  # inputs live until the next ones are there
+        targets = torch.zeros(examples, dtype=torch.int64, device=_META)
+        inputs, _, _ = mixup(change(_batch(examples, input_shape)), targets)
+        del before
+        value = loss(model(inputs), targets)
+        for weight in trained:
+            weight.grad = None
+        value.backward()
+        for weight in trained:
+            weight.grad = None
+    return live.peak
+
+
+def _scoring_bytes(model: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """What scoring a batch takes at its peak beside weights, gradients and moments."""
+    examples = evaluation_batch(input_shape)
+    model.eval()
+    live = _Live(model)
+    with torch.no_grad(), live:
+        before = _batch(examples, input_shape)
+        inputs = _batch(examples, input_shape)
+        del before
+        model(inputs)
+    return live.peak
+
+
+def _batch(examples: int, input_shape: tuple[int, ...]) -> Tensor:
+    return torch.empty(examples, *input_shape, device=_META)
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of all tensors made under it while they live; views share their tensor's.
+
+    `peak` is the most above what lived at first, `model` and `others`; where some of that goes, there is room for as
+    much.
     """
-    steps = input_shape[0]
-    if steps <= 2 * _STEPS or not any(isinstance(module, nn.RNNBase) for module in model.modules()):
-        return _noted(model, input_shape)
-    few, more = (_noted(model, (n * _STEPS, *input_shape[1:])) for n in (1, 2))
-    times = steps / _STEPS - 1
-    kept, largest = (round(one + times * (two - one)) for one, two in zip(few, more, strict=True))
-    return kept, largest
+
+    def __init__(self, model: nn.Module, *others: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = self._now = 0
+        self._known: set[int] = set()
+        self._hold(*model.parameters(), *model.buffers(), *others)
+        self.peak = self._now = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Carries out one operation."""
+        found = func(*args, **(kwargs or {}))
+        made = _tensors(found)
+        self._hold(*made)
+        if func in _COPYING:
+            copies = sum(_block_bytes(tensor.numel() * tensor.element_size()) for tensor in (*made, *_tensors(args)))
+            self.peak = max(self.peak, self._now + copies)
+        return found
+
+    def _hold(self, *tensors: Tensor) -> None:
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            if id(storage) in self._known:
+                continue
+            size = _block_bytes(storage.nbytes())
+            self._known.add(id(storage))
+            self._now += size
+            weakref.finalize(storage, self._drop, id(storage), size).atexit = False
+        self.peak = max(self.peak, self._now)
+
+    def _drop(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._now -= size
 
 
-def _noted(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, int]:
-    kept: list[int] = [0]
-    outputs: list[int] = [0]
-
-    def note(module: nn.Module, inputs: object, output: object) -> None:
-        first = output[0] if isinstance(output, tuple) else output
-        if isinstance(first, torch.Tensor):
-            values = first.numel() * (_RECURRENT_FACTOR if isinstance(module, nn.RNNBase) else 1)
-            outputs.append(values)
-            kept.append(values if first.requires_grad else 0)
-
-    hooks = [module.register_forward_hook(note) for module in model.modules() if not list(module.children())]
-    examples = 2  # batch normalisation refuses a single one
-    model(torch.empty(examples, *input_shape, device=_META))
-    for hook in hooks:
-        hook.remove()
-    return sum(kept) // examples, max(outputs) // examples
+def _tensors(values: Any) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
-def training_bytes(config: TrialConfig, input_shape: tuple[int, ...], n_classes: int) -> int:
-    """Memory that a trial takes at its peak, in bytes, without the data that stays."""
-    size = footprint(config, input_shape, n_classes)
-    return size.training_bytes(config.training.batch_size, evaluation_batch(input_shape), prod(input_shape))
+def _stand_in(module: nn.RNNBase) -> Callable[..., tuple[Tensor, Any]]:
+    """A forward that takes the memory of oneDNN's kernel. On the meta device Torch would walk every step."""
+    directions = 2 if module.bidirectional else 1
+
+    def forward(inputs: Tensor, _: object = None) -> tuple[Tensor, Any]:
+        first, second = inputs.shape[:2]
+        examples = first if module.batch_first else second
+        output, hidden = _Recurrence.apply(  # type: ignore[no-untyped-call]
+            inputs,
+            (first, second, module.hidden_size * directions),
+            (module.num_layers * directions, examples, module.hidden_size),
+            _RECURRENT_VALUES * module.num_layers if torch.is_grad_enabled() else 0,
+            *module.parameters(),
+        )
+        return output, (hidden, hidden) if isinstance(module, nn.LSTM) else hidden
+
+    return forward
+
+
+class _Recurrence(torch.autograd.Function):
+    """Empty outputs of a recurrent layer, and what its backward pass needs."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, shape: tuple[int, ...], hidden: tuple[int, ...], kept: int, *weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        output = inputs.new_empty(shape)
+        ctx.save_for_backward(inputs, output, inputs.new_empty((kept, *shape)), *weights)
+        return output, inputs.new_empty(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, _, _, *weights = ctx.saved_tensors
+        return (torch.empty_like(inputs), None, None, None, *map(torch.empty_like, weights))

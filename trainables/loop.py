@@ -75,6 +75,7 @@ def train(config: TrialConfig, data: TrialData, folder: Path | None = None) -> I
     run = _Run(config, data)
     if folder is not None and (state := checkpoint.load_state(folder, config.identity)):
         run.restore(state)
+        del state  # another copy of the weights, for as long as the trial runs
     yield from run.reports
     while not run.finished:
         report = run.epoch()

@@ -53,6 +53,11 @@ def rows(directory: Path, name: str) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in volatile} for row in read_rows(directory / name)]
 
 
+def untimed(record: dict[str, Any]) -> dict[str, Any]:
+    """A model's record without the time that scoring took."""
+    return {key: value for key, value in record.items() if key != "prediction_ms"}
+
+
 def test_equal_seeds_and_one_worker_give_equal_studies(tmp_path: Path, spec: Callable[..., StudySpec]) -> None:
     study = spec(faulty.space(("none",)), trials=5)
     for name in ("first", "second"):
@@ -111,7 +116,7 @@ def test_a_trial_that_outgrows_its_memory_fails_with_the_numbers(
 def test_a_network_too_large_for_its_share_is_refused_before_it_is_built(
     tmp_path: Path, spec: Callable[..., StudySpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """cnn2d-genre at full size: 201,575,018 weights, with gradients and moments 3.2 GB."""
+    """cnn2d-genre at full size: 201,575,018 weights, with gradients and moments 3.2 GB; training took 6.8 GB."""
     space = spaces.load("cnn2d")
     study = spec(space, only="cnn2d-genre", trials=1)
     limited = dataclasses.replace(ONE, memory_bytes=3_000_000_000)
@@ -119,7 +124,7 @@ def test_a_network_too_large_for_its_share_is_refused_before_it_is_built(
     assert [trial.state for trial in engine.trials] == [State.FAILED]
     reason = engine.trials[0].reason or ""
     needed, share = (float(number) for number in re.findall(r"([\d.]+) GB", reason))
-    assert 3.2 < needed < 12
+    assert 7 < needed < 10
     assert share == 3.0
     assert "--cpus-per-trial" in reason
     assert not (tmp_path / "checkpoints" / "0000" / "state.pt").exists()
@@ -180,8 +185,8 @@ def test_the_end_leaves_everything_needed_to_use_and_believe_the_winner(
         shutil.copy(best / "model.safetensors", tmp_path / "kept")
         (best / name).write_text("") if name == "metrics.json" else (best / name).unlink()
         shutil.rmtree(tmp_path / "checkpoints")
-        assert finish(engine) == found, f"without {name} and without checkpoints it is made again"
-        assert (best / "metrics.json").read_bytes() == first
+        assert untimed(finish(engine)["best"]) == untimed(found["best"]), f"made again without {name} and checkpoints"
+        assert untimed(json.loads((best / "metrics.json").read_bytes())) == untimed(json.loads(first))
         assert (best / "model.safetensors").read_bytes() == (tmp_path / "kept").read_bytes()
 
     again = retrain.retrain(best / "config.json", tmp_path / "again")

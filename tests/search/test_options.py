@@ -322,14 +322,51 @@ def dry_run(*arguments: str, cache: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_a_recipe_that_cannot_fit_is_refused_with_numbers(settle: Settle, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, _, corpus = settle("--baseline", "cnn2d-genre")
-    monkeypatch.setattr(preflight, "local_share_bytes", lambda cpus_per_trial: 2_000_000_000)
-    with pytest.raises(UserError, match=r"cnn2d-genre needs about \d+\.\d GB and has 2\.0 GB.*--fix picture_size=128"):
+@pytest.mark.parametrize(
+    ("share_gb", "fixes", "advice"),
+    [
+        (6.5, (), r"needs about 8\.\d GB and has 6\.5 GB\. It fits with --fix picture_size=224\.$"),
+        (1.2, ("picture_size=224",), r"It fits with --fix picture_size=48 or --cpus-per-trial 3\.$"),
+        (
+            4.0,
+            ("batch_size=256", "picture_size=224"),
+            r"It fits with --fix batch_size=\d+ or --fix picture_size=128 or",
+        ),
+        (0.5, ("batch_size=32",), r"has 0\.5 GB\. It needs a machine with more memory\.$"),
+    ],
+)
+def test_a_recipe_that_cannot_fit_is_refused_with_advice_that_holds(
+    settle: Settle, monkeypatch: pytest.MonkeyPatch, share_gb: float, fixes: tuple[str, ...], advice: str
+) -> None:
+    """On a machine of four cores, where a trial has the memory of as many as it is given."""
+    wishes = [word for fix in fixes for word in ("--fix", fix)]
+    spec, _, corpus = settle("--baseline", "cnn2d-genre", *wishes)
+    monkeypatch.setattr(preflight.psutil, "cpu_count", lambda: 4)
+    cores = 1 if fixes and share_gb > 1 else 9
+    monkeypatch.setattr(preflight, "local_share_bytes", lambda n: int(1e9 * share_gb * (n if cores == 1 else 1)))
+    with pytest.raises(UserError, match=advice) as caught:
         preflight.check_fits(spec, corpus)
-    small, _, corpus = settle("--baseline", "cnn2d-genre", "--fix", "picture_size=64")
-    preflight.check_fits(small, corpus)
-    assert small.baselines[0].changes == ("picture_size 512 → 64",)
+    for wish in re.findall(r"--fix (\S+=\d+)", str(caught.value)):
+        kept = [word for fix in fixes if fix.partition("=")[0] != wish.partition("=")[0] for word in ("--fix", fix)]
+        preflight.check_fits(settle("--baseline", "cnn2d-genre", *kept, "--fix", wish)[0], corpus)
+    for cpus in re.findall(r"--cpus-per-trial (\d)", str(caught.value)):
+        preflight.check_fits(dataclasses.replace(spec, cpus_per_trial=int(cpus)), corpus)
+
+
+def test_a_network_that_cannot_be_built_is_refused_before_anything_starts(settle: Settle) -> None:
+    wishes = ("pool=16", "seconds=1", "first_kernel=128", "resample_hz=2000")
+    fixes = [word for wish in wishes for word in ("--fix", wish)]
+    spec, path, corpus = settle("--baseline", "cnn1d-small", *fixes)
+    message = r"cnn1d cannot be built for inputs of 1 × \d+ \(.*too small\)\. Choose other values with --fix"
+    with pytest.raises(UserError, match=message):
+        preflight.check_fits(spec, corpus)
+    with pytest.raises(UserError, match=message):
+        preflight.plan(spec, corpus, parsed("--baseline", "cnn1d-small"), path)
+    searched = dataclasses.replace(spec, only=None)
+    found = preflight._measure(spec.config(dict(spec.baselines[0].params), "cnn1d-small", 0), corpus, 10**10)
+    assert (found["fits"], found["memory_bytes"]) == (False, 0)
+    assert "cannot be built" in found["impossible"]
+    assert preflight.checkpoint_bytes(searched, corpus, 1) >= 0
 
 
 def test_split_fix_and_weights_are_checked_and_kept(settle: Settle, tmp_path: Path) -> None:

@@ -106,6 +106,33 @@ def test_inputs_stay_if_they_fit_in_a_quarter_of_the_free_memory(
     assert resident(data.part(dataset, "test", HOW, CPU)) == kept
 
 
+@pytest.mark.parametrize(("spare", "kept"), [(0, {"train": True, "tune": True}), (-1, {"train": False, "tune": True})])
+def test_inputs_of_a_trial_stay_if_half_of_what_training_leaves_holds_them(
+    corpus_config: DataConfig, spare: int, kept: dict[str, bool]
+) -> None:
+    largest = 4 * 27 * SHAPE[0] * SHAPE[1]
+    found = data.trial_data(corpus_config, HOW, CPU, 2 * (largest + spare))
+    assert {name: resident(part) for name, part in found.parts.items()} == kept
+
+
+def test_trials_with_less_or_more_room_share_inputs_where_the_same_stay(corpus_config: DataConfig) -> None:
+    roomy = data.trial_data(corpus_config, HOW, CPU, 10**9)
+    assert data.trial_data(corpus_config, HOW, CPU, 10**8) is roomy
+    cramped = data.trial_data(corpus_config, HOW, CPU, 0)
+    assert not any(resident(part) for part in cramped.parts.values())
+    positions = torch.arange(27)
+    assert torch.equal(cramped.parts["train"].fetch(positions), roomy.parts["train"].fetch(positions))
+    assert [key[-1] for key in data._kept] == [()], "never both at a time"
+
+
+def test_inputs_of_another_trial_are_let_go(corpus_config: DataConfig) -> None:
+    first = data.trial_data(corpus_config, HOW, CPU)
+    data.release(replace(corpus_config), replace(HOW))
+    assert data.trial_data(corpus_config, HOW, CPU) is first
+    data.release(corpus_config, replace(HOW, pool=2))
+    assert not data._kept
+
+
 def test_free_memory_is_what_the_machine_has_to_give() -> None:
     total = int(next(line.split()[1] for line in Path("/proc/meminfo").read_text().splitlines() if "MemTotal" in line))
     assert 2**20 < data._free_memory(CPU) < 1024 * total
