@@ -84,7 +84,7 @@ def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
         "best_epoch": trial.best_epoch,
         "epochs": trial.epoch,
         "trainable_parameters": size.trainable_parameters,
-        "training_seconds": round(_training_seconds(engine, trial.number), 1),
+        "training_seconds": round(_training_seconds(engine, trial.number), 3),
         # Of a batch, with reading and features, unless those are cached; on this machine.
         "prediction_ms": round(1000 * prediction_seconds / len(predictions), 3),
         "params": trial.params,

@@ -183,7 +183,7 @@ from trainables import corpora
 from trainables.config import DataConfig
 
 name = "nsynth:{corpus}"
-data = DataConfig(name, corpora.open_corpus(name).digest, "family", False, 0)
+data = DataConfig(name, corpora.open_corpus(name).digest, "family", False, "official", 0)
 space = faulty.space(("none", "memory"))
 spec = StudySpec("m", space, data, 4, 3, 3, 3, 0, 1, False)
 engine = Engine(spec, Journal(Path("{directory}")))
