@@ -160,16 +160,19 @@ def part(dataset: Dataset, name: str, how: Features, device: torch.device, *, ma
     labels = torch.from_numpy(dataset.split.labels[examples.rows]).to(device)
     clips = torch.from_numpy(examples.clips).to(device) if how.excerpt == "segments" else None
     rate_hz, seconds = store.sample_rate_hz, excerpt_seconds(how, store.clip_seconds)
-
     chunk = max(1, _CHUNK_BYTES // (4 * round(seconds * rate_hz)))
 
     def prepare(positions: Rows) -> Tensor:
-        """In chunks, so that no more waveforms are held than need be, however long they are."""
-        found = []
-        for few in np.split(positions, range(chunk, len(positions), chunk)):
+        """In chunks, so that no more waveforms are held than need be, and what is kept is held once."""
+        found = torch.empty(0, device=device)
+        for start in range(0, len(positions), chunk):
+            few = positions[start : start + chunk]
             waveforms = store.waveforms(examples.rows[few], seconds, examples.starts[few])
-            found.append(how.prepare(torch.from_numpy(waveforms).to(device), rate_hz))
-        return torch.cat(found)
+            piece = how.prepare(torch.from_numpy(waveforms).to(device), rate_hz)
+            if start == 0:
+                found = piece.new_empty((len(positions), *piece.shape[1:]))
+            found[start : start + len(few)] = piece
+        return found
 
     if may_stay and _stored_bytes(dataset, name, how) <= _free_memory(device) // 4:
         return Part.resident(prepare(np.arange(len(labels))), labels, clips, how.present)
