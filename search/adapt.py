@@ -31,7 +31,7 @@ def fixed(space: Space, wishes: Iterable[str]) -> Space:
     Published recipes and the default move to the nearest value that is left, and the recipes say so.
     """
     for wish in wishes:
-        param = _param(space, _name(wish), wish)
+        param = _param(space, parameter(wish), wish)
         space = _restricted(space, param, _domain(param, wish.partition("=")[2], wish))
     return space
 
@@ -61,7 +61,7 @@ def weighted(space: Space, source: str) -> Space:
 
 def small_pictures(space: Space, wishes: Iterable[str]) -> tuple[str, ...]:
     """What a study restricts by itself where there is no GPU: on cores, pictures of 512 pixels take hours an epoch."""
-    asked = {_name(wish) for wish in wishes}
+    asked = {parameter(wish) for wish in wishes}
     if "picture_size" in asked or not any(param.name == "picture_size" for param in space.params):
         return ()
     from trainables.data import choose_device  # only here: Torch takes seconds to import
@@ -73,7 +73,7 @@ def known(names: Iterable[str], wishes: Iterable[str]) -> None:
     """Raises UserError for a wish that concerns none of the parameters `names`."""
     names = sorted(set(names))
     for wish in wishes:
-        name = _name(wish)
+        name = parameter(wish)
         if owners := [other for other in spaces.names() if name not in names and _has(other, name)]:
             raise UserError(f"--fix must name a parameter of the space, but {name} belongs to {', '.join(owners)}.")
         if name not in names:
@@ -86,7 +86,8 @@ def _has(family: str, name: str) -> bool:
     return any(param.name == name for param in spaces.load(family).params)
 
 
-def _name(wish: str) -> str:
+def parameter(wish: str) -> str:
+    """The name of the parameter that a wish concerns."""
     return wish.partition("=")[0].strip()
 
 

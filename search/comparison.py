@@ -7,7 +7,6 @@
 Families never share a bracket of ASHA: slow starters would lose at equal epochs. They are compared across studies.
 """
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,17 +29,9 @@ from trainables.files import read_json, write_json
 
 # What a comparison takes over when it is resumed: everything that its studies are made of.
 KEPT = (
-    *("data", "task", "split", "fix", "weights", "keep_synth_lead", "trials", "max_epochs", "grace_epochs"),
-    *(
-        "reduction_factor",
-        "no_baselines",
-        "seed",
-        "budget",
-        "concurrency",
-        "cpus_per_trial",
-        "gpus_per_trial",
-        "address",
-    ),
+    *("data", "task", "split", "fix", "weights", "keep_synth_lead"),
+    *("trials", "max_epochs", "grace_epochs", "reduction_factor", "no_baselines", "seed", "budget"),
+    *("concurrency", "cpus_per_trial", "gpus_per_trial", "address"),
 )
 
 Settled = tuple[Options, StudySpec, Path, Corpus]
@@ -138,21 +129,26 @@ def _of_family(given: Options, root: Path, name: str, count: int) -> Options:
         storage=str(root),
         resume=(root / name / SPEC).exists(),
         budget=given.budget / count if given.budget else None,
-        fix=tuple(wish for wish in given.fix if wish.partition("=")[0].strip() in params),
+        fix=tuple(wish for wish in given.fix if adapt.parameter(wish) in params),
         weights=given.weights if "weights_file" in space.settings else None,
     )
 
 
 def _clear_half_made(directory: Path) -> None:
-    """Removes what a killed process left of a family's study that had not begun; raises UserError where it had."""
+    """Removes the empty journals of a family's study that was killed before it began; raises UserError if it had begun.
+
+    Whatever else lies there is not ours to remove: a folder that is not empty is refused as for any new study.
+    """
     if not directory.is_dir() or (directory / SPEC).exists():
         return
-    if any((directory / name).exists() and (directory / name).stat().st_size for name in (TRIALS, EPOCHS)):
+    journals = [directory / name for name in (TRIALS, EPOCHS) if (directory / name).exists()]
+    if any(path.stat().st_size for path in journals):
         raise UserError(
             f"A study's {SPEC} must be there, but it is missing in {directory}, which holds trials. Restore it from a "
             f"copy, or remove the folder to search that family anew."
         )
-    shutil.rmtree(directory)
+    for path in journals:
+        path.unlink()
 
 
 def leaderboard(root: Path, summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -115,7 +115,10 @@ def test_what_a_killed_process_left_of_a_study_that_had_not_begun_is_no_obstacle
     (tmp_path / "two" / "lstm" / TRIALS).touch()
     again = parsed("--storage", str(tmp_path), "--name", "two", "--resume")
     assert [spec.trials for _, spec, _, _ in settled(again)[2]] == [7, 7]
-    (tmp_path / "two" / "lstm").mkdir()
+    (tmp_path / "two" / "lstm" / "thesis.txt").write_text("do not touch")
+    with pytest.raises(UserError, match="It holds no study"):
+        settled(again)
+    assert (tmp_path / "two" / "lstm" / "thesis.txt").exists()
     (tmp_path / "two" / "lstm" / TRIALS).write_text("{}\n")
     with pytest.raises(UserError, match=r"study\.json must be there, but it is missing in .*lstm, which holds trials"):
         settled(again)
