@@ -44,9 +44,10 @@ SPACE = Space(
         "channels_4": 128,
         "kernel_pixels": 3,
         "batch_norm": "on",
-        "global_pool": "mean",
-        "head_layers": 0,
-        "dropout": 0.2,
+        "global_pool": "max",
+        "head_layers": 1,
+        "head_1": 128,
+        "dropout": 0.4,
         **TRAINING_DEFAULT,
     },
     baselines=(
