@@ -25,7 +25,7 @@ from trainables.files import read_json, write_json
 from trainables.footprint import footprint
 
 OBITUARY = "failure.json"
-REPORTED = (*(field.name for field in fields(loop.EpochReport)), "memory_bytes", "node")
+REPORTED = (*(field.name for field in fields(loop.EpochReport)), "trainable_parameters", "memory_bytes", "node")
 _MEMORY_SHARE = 0.85
 _WATCH_SECONDS = 0.1
 
@@ -66,7 +66,12 @@ class TrialWorker(tune.Trainable):
             return _failed(f"out of memory: {_first_line(error)}")
         except Exception as error:
             return _failed(f"{type(error).__name__}: {_first_line(error)}")
-        return {**report, "memory_bytes": self._watch.used(), "node": ray.util.get_node_ip_address()}
+        return {
+            **report,
+            "trainable_parameters": self._size.trainable_parameters,
+            "memory_bytes": self._watch.used(),
+            "node": ray.util.get_node_ip_address(),
+        }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: every epoch is saved in the study directory before it is reported."""
@@ -78,21 +83,21 @@ class TrialWorker(tune.Trainable):
         trial = TrialConfig.from_json(config["config"])
         device = data.choose_device()
         data.release(trial.data, trial.features)
-        spare = self._check_memory(trial) if device.type == "cpu" else None
+        dataset = data.load(trial.data)
+        self._size = footprint(trial, data.input_shape(dataset, trial.features), len(dataset.split.classes))
+        spare = self._check_memory() if device.type == "cpu" else None
         inputs = data.trial_data(trial.data, trial.features, device, spare)
         for report in loop.train(trial, inputs, self._folder):
             if report.epoch > config["reported"]:
                 yield asdict(report)
 
-    def _check_memory(self, trial: TrialConfig) -> int:
+    def _check_memory(self) -> int:
         """The bytes of this trial's share that training leaves for its data.
 
         Raises MemoryError, with numbers, for a network that could not be trained in the share. What the worker trained
         before counts for nothing, so that the same trial meets the same answer whenever it comes.
         """
-        dataset = data.load(trial.data)
-        shape = data.input_shape(dataset, trial.features)
-        needed = footprint(trial, shape, len(dataset.split.classes)).process_bytes
+        needed = self._size.process_bytes
         if needed > self._memory_bytes:
             raise MemoryError(
                 f"needs about {needed / 1e9:.1f} GB, a trial's share is {self._memory_bytes / 1e9:.1f} GB "
