@@ -194,7 +194,7 @@ def _rows(family: str, found: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _against(root: Path, first: dict[str, Any], others: list[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
     """A model's lead on test over others, from the stored predictions."""
-    from trainables.evaluate import difference
+    from trainables.scoring import difference
 
     table = _predictions(root, first)
     return {row[key]: difference(table, _predictions(root, row), "test") for row in others}

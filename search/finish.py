@@ -36,7 +36,7 @@ def finish(engine: Engine) -> dict[str, Any]:
 
 def _compare(best: Path, baselines: dict[str, dict[str, Any]], chosen: int) -> dict[str, dict[str, Any]]:
     """How much better the chosen model does on test than each baseline, from the stored predictions."""
-    from trainables.evaluate import difference
+    from trainables.scoring import difference
 
     predictions = pd.read_parquet(best / "predictions.parquet")
     return {
@@ -50,8 +50,9 @@ def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
     """Writes one model's folder, `metrics.json` last, so that its presence means that all is there."""
     # Here and not above: Torch takes seconds to import, and most errors come before anything is scored.
     from trainables import data, loop
-    from trainables.evaluate import predict, summarise
+    from trainables.evaluate import predict
     from trainables.footprint import footprint
+    from trainables.scoring import summarise
 
     metrics = folder / "metrics.json"
     if stored := _stored(metrics, trial.number):

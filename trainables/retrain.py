@@ -25,7 +25,7 @@ def retrain(config_file: Path, folder: Path) -> dict[str, Any]:
     record = _record(config_file)
     click.echo(f"Loading Torch and the corpus {record['data']['corpus']} …")
     # Imported here, because it takes seconds, in which something should stand on the screen.
-    from trainables import data, evaluate, loop
+    from trainables import data, evaluate, loop, scoring
     from trainables.config import TrialConfig
 
     try:
@@ -37,7 +37,7 @@ def retrain(config_file: Path, folder: Path) -> dict[str, Any]:
     for report in loop.train(config, inputs, folder):
         click.echo(f"epoch {report.epoch}/{config.training.max_epochs}  tune {report.tune_balanced_accuracy:.4f}")
     click.echo("Scoring tune, valid and test …")
-    return evaluate.summarise(evaluate.predict(config, folder / WEIGHTS, ("tune", "valid", "test")))
+    return scoring.summarise(evaluate.predict(config, folder / WEIGHTS, ("tune", "valid", "test")))
 
 
 def _record(config_file: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn import metrics as sklearn_metrics
 
-from trainables import checkpoint, data, evaluate, loop
+from trainables import checkpoint, data, evaluate, loop, scoring
 from trainables.config import DataConfig, TrialConfig
 from trainables.files import WEIGHTS
 
@@ -52,7 +52,7 @@ def test_scores_agree_with_scikit_learn(seed: int, classes: int) -> None:
     """Also where a class of the model does not occur in the split."""
     predictions = random_table(seed, classes=classes)
     true, predicted = predictions["true"], predictions["predicted"]
-    found = evaluate.summarise(predictions)["tune"]
+    found = scoring.summarise(predictions)["tune"]
     chances = predictions[[f"p_{name}" for name in CLASSES]].to_numpy()
     f1 = sklearn_metrics.f1_score(true, predicted, labels=sorted(set(true)), average="macro", zero_division=0)
     assert found["clips"] == 60
@@ -68,14 +68,14 @@ def test_scores_agree_with_scikit_learn(seed: int, classes: int) -> None:
 
 def test_splits_are_summarised_apart_in_their_order() -> None:
     valid, test = random_table(0).assign(split="valid"), random_table(1).assign(split="test")
-    both = evaluate.summarise(pd.concat([valid, test], ignore_index=True))
+    both = scoring.summarise(pd.concat([valid, test], ignore_index=True))
     assert list(both) == ["valid", "test"]
-    assert both == {**evaluate.summarise(valid), **evaluate.summarise(test)}
+    assert both == {**scoring.summarise(valid), **scoring.summarise(test)}
 
 
 def test_a_chance_of_zero_for_the_truth_costs_much_but_not_infinitely_much() -> None:
     predictions = table(["bass"], ["organ"], ["a"]).assign(p_bass=0.0)
-    assert 80 < evaluate.summarise(predictions)["test"]["cross_entropy"] < 90
+    assert 80 < scoring.summarise(predictions)["test"]["cross_entropy"] < 90
 
 
 # --- intervals ---------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def test_the_interval_by_hand() -> None:
     true = ["bass"] * 6 + ["reed"] * 2
     predicted = ["bass"] * 3 + ["organ"] * 3 + ["reed"] * 2
     groups = ["a"] * 3 + ["b"] * 3 + ["c"] * 2
-    found = evaluate.summarise(table(true, predicted, groups))["test"]
+    found = scoring.summarise(table(true, predicted, groups))["test"]
     assert found["balanced_accuracy"] == 0.75
     assert found["balanced_accuracy_interval"] == [0.5, 1.0]
 
@@ -104,7 +104,7 @@ def test_the_interval_by_instrument_is_wider_than_one_by_clip() -> None:
     by_clip = by_group.assign(group=[str(n) for n in range(300)])
     widths = []
     for predictions in (by_group, by_clip):
-        low, high = evaluate.summarise(predictions)["test"]["balanced_accuracy_interval"]
+        low, high = scoring.summarise(predictions)["test"]["balanced_accuracy_interval"]
         assert low < 0.6 < high
         widths.append(high - low)
     assert 2.6 < widths[0] / widths[1] < 3.8
@@ -114,18 +114,18 @@ def test_the_interval_by_instrument_is_wider_than_one_by_clip() -> None:
 
 def test_the_interval_depends_on_the_seed_alone() -> None:
     predictions = random_table(5)
-    first, again, other = (evaluate.summarise(predictions, seed)["tune"] for seed in (0, 0, 1))
+    first, again, other = (scoring.summarise(predictions, seed)["tune"] for seed in (0, 0, 1))
     assert first == again
     assert other["balanced_accuracy_interval"] != first["balanced_accuracy_interval"]
     shuffled = predictions.sample(frac=1, random_state=0)
-    assert evaluate.summarise(shuffled)["tune"]["balanced_accuracy_interval"] == first["balanced_accuracy_interval"]
+    assert scoring.summarise(shuffled)["tune"]["balanced_accuracy_interval"] == first["balanced_accuracy_interval"]
 
 
 def test_perfect_predictions_have_an_interval_without_width_and_a_single_instrument_has_some() -> None:
     perfect = table(["bass", "reed"] * 5, ["bass", "reed"] * 5, [f"g{n % 4}" for n in range(10)])
-    assert evaluate.summarise(perfect)["test"]["balanced_accuracy_interval"] == [1.0, 1.0]
+    assert scoring.summarise(perfect)["test"]["balanced_accuracy_interval"] == [1.0, 1.0]
     single = table(["bass"] * 4, ["bass", "bass", "bass", "organ"], ["a"] * 4)
-    low, high = evaluate.summarise(single)["test"]["balanced_accuracy_interval"]
+    low, high = scoring.summarise(single)["test"]["balanced_accuracy_interval"]
     assert low < 0.75 < high
 
 
@@ -133,8 +133,8 @@ def test_a_class_with_a_single_clip_leaves_no_interval() -> None:
     """Resampling one clip of one class gives that clip, and an interval without width would promise too much."""
     one = table(["bass", "organ", "organ"], ["bass", "organ", "organ"], ["a", "b", "c"])
     other = table(["bass", "organ", "organ"], ["organ", "organ", "organ"], ["a", "b", "c"])
-    assert evaluate.summarise(one)["test"]["balanced_accuracy_interval"] is None
-    assert evaluate.difference(one, other, "test") == {"difference": 0.5, "interval": None, "groups": 3}
+    assert scoring.summarise(one)["test"]["balanced_accuracy_interval"] is None
+    assert scoring.difference(one, other, "test") == {"difference": 0.5, "interval": None, "groups": 3}
 
 
 def test_the_difference_of_two_models_is_paired() -> None:
@@ -145,15 +145,15 @@ def test_the_difference_of_two_models_is_paired() -> None:
     order = [n % 30 for n in range(90)]
     weak = table(true, [t if n % 5 < 3 else w for t, w, n in zip(true, wrong, order, strict=True)], groups)
     strong = table(true, [t if n % 5 < 4 else w for t, w, n in zip(true, wrong, order, strict=True)], groups)
-    found = evaluate.difference(strong, weak, "test")
+    found = scoring.difference(strong, weak, "test")
     assert found["difference"] == pytest.approx(0.2)
     assert found["groups"] == 18
     low, high = found["interval"]
     assert 0.05 < low < 0.2 < high < 0.4
-    back = evaluate.difference(weak, strong, "test")
+    back = scoring.difference(weak, strong, "test")
     assert back["interval"] == pytest.approx([-high, -low])
-    assert evaluate.difference(weak, weak, "test")["interval"] == [0.0, 0.0]
-    shuffled = evaluate.difference(strong, weak.sample(frac=1, random_state=1), "test")
+    assert scoring.difference(weak, weak, "test")["interval"] == [0.0, 0.0]
+    shuffled = scoring.difference(strong, weak.sample(frac=1, random_state=1), "test")
     assert shuffled == found, "clips are matched by name"
 
 
@@ -199,7 +199,7 @@ def test_predictions_give_the_score_that_training_reported(
     config = tiny_config(data=corpus_config, dropout=0.2)
     inputs = data.trial_data(config.data, config.features, torch.device("cpu"))
     *_, last = loop.train(config, inputs, tmp_path)
-    found = evaluate.summarise(evaluate.predict(config, tmp_path / WEIGHTS, ("tune",)))["tune"]
+    found = scoring.summarise(evaluate.predict(config, tmp_path / WEIGHTS, ("tune",)))["tune"]
     assert found["balanced_accuracy"] == pytest.approx(last.score)
     assert found["clips"] == len(inputs.parts["tune"].labels)
 
@@ -219,4 +219,4 @@ def test_probabilities_of_segments_are_averaged_per_clip(
         chances = model.eval()(inputs.parts["tune"].fetch(torch.arange(18))).softmax(1)
     expected = chances.reshape(9, 2, 3).mean(1).numpy()
     np.testing.assert_allclose(found[[f"p_{name}" for name in CLASSES]].to_numpy(), expected, rtol=1e-4)
-    assert evaluate.summarise(found)["tune"]["balanced_accuracy"] == pytest.approx(last.score)
+    assert scoring.summarise(found)["tune"]["balanced_accuracy"] == pytest.approx(last.score)

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 
 from trainables import data, loop
 from trainables.config import DataConfig, TrialConfig
-from trainables.evaluate import predict, summarise
+from trainables.evaluate import predict
 from trainables.files import WEIGHTS
 from trainables.retrain import find_config, main, retrain
+from trainables.scoring import summarise
 
 SPLITS = ("tune", "valid", "test")
 
