@@ -1,6 +1,7 @@
 """Reading files of a study wherever it lies: on a disk or, as `s3://bucket/prefix`, in an object store."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,12 +73,20 @@ def open_folder(location: str | Path) -> Folder:
     if "://" not in text:
         return Folder(fs.LocalFileSystem(), str(Path(text).expanduser().absolute()))
     try:
-        filesystem, path = fs.FileSystem.from_uri(text)
+        filesystem, path = _own_server(text) or fs.FileSystem.from_uri(text)
     except (OSError, ValueError) as error:
         raise UserError(
             f"A study must be a folder or an address such as s3://bucket/prefix, but {text} is neither ({error})."
         ) from error
     return Folder(filesystem, path)
+
+
+def _own_server(address: str) -> tuple[fs.FileSystem, str] | None:
+    """The store behind an `s3://` address on a server of one's own; Arrow itself does not know the variable."""
+    server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if not server or not address.startswith("s3://"):
+        return None
+    return fs.S3FileSystem(endpoint_override=server), address.removeprefix("s3://").rstrip("/")
 
 
 def _unreadable(place: str, error: OSError) -> UserError:

@@ -207,7 +207,7 @@ def _predictions(root: Path, row: dict[str, Any]) -> pd.DataFrame:
 
 def describe_leaderboard(board: dict[str, Any]) -> RenderableType:
     """The end of a comparison on the terminal; fits 80 columns."""
-    from search.summary import interval, verdict  # only here: Optuna takes its time to import
+    from search.summary import interval, report_command, verdict  # only here: Optuna takes its time to import
 
     if board["state"] == "interrupted":
         return Group("", Text("Interrupted. Go on with:"), Text(f"  {board['resume']}", style="bold", no_wrap=True))
@@ -235,9 +235,10 @@ def describe_leaderboard(board: dict[str, Any]) -> RenderableType:
     words.append(
         f"Sorted by tune, by which each was chosen; intervals (95 %) are of test; train is the time training took, ms "
         f"the time to score a clip. {duration(board['wall_seconds'])} in "
-        f"all. Everything lies in {board['directory']}."
+        f"all. Everything lies in {board['directory']}. Every figure and table on one page:"
     )
-    return Group("", table, "", *(Text(word) for word in words))
+    report = Text(f"  {report_command(board['directory'])}", no_wrap=True)
+    return Group("", table, "", *(Text(word) for word in words), report)
 
 
 def _changes(rows: list[dict[str, Any]]) -> dict[str, str]:

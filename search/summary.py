@@ -54,6 +54,11 @@ def resume_command(directory: Path) -> str:
     return shlex.join(command)
 
 
+def report_command(directory: str) -> str:
+    """The command that draws a study's figures, to be pasted as it is."""
+    return shlex.join([Path(sys.executable).name, "-m", "analysis", directory])
+
+
 def describe(found: dict[str, Any], classes: list[str]) -> RenderableType:
     """The end of a run on the terminal."""
     parts: list[RenderableType] = [Text(f"{_trials(found)}; {duration(found['wall_seconds'])}.")]
@@ -170,5 +175,7 @@ def _where(found: dict[str, Any]) -> str:
     lines += [
         "  study.json       what was asked; trials.jsonl, epochs.jsonl what happened",
         "  quarantine.csv   recordings left out, with reasons; logs/ Ray's own words",
+        "Every figure and table on one page:",
+        f"  {report_command(folder)}",
     ]
     return "\n".join(lines)

@@ -3,10 +3,11 @@
 An item is a figure, a table, or the sentence that stands where one cannot be: `Figure`, `Table`, `Missing`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import pandas as pd
+from markupsafe import escape
 from matplotlib.figure import Figure as Drawing
 
 
@@ -24,6 +25,15 @@ class Figure:
     data: pd.DataFrame
     draw: Callable[[pd.DataFrame], Drawing]
 
+    def _repr_html_(self) -> str:
+        """The figure in a notebook."""
+        from analysis.figures import style
+
+        with style.context():
+            picture = style.svg(self.draw(self.data)).decode()
+        words = f"<figcaption><b>{escape(self.title)}</b> {escape(self.caption)}</figcaption>"
+        return f'<figure style="background: white">{picture[picture.index("<svg") :]}{words}</figure>'
+
 
 @dataclass(frozen=True)
 class Table:
@@ -35,6 +45,10 @@ class Table:
     data: pd.DataFrame
     formats: dict[str, str] = field(default_factory=dict)
     marked: frozenset[int] = frozenset()
+
+    def _repr_html_(self) -> str:
+        """The table in a notebook."""
+        return f"{self.data.to_html(index=False, escape=True)}<p>{escape(self.caption)}</p>"
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,11 @@ class Clips:
     figure: Figure
     clips: tuple[Clip, ...]
 
+    @property
+    def title(self) -> str:
+        """The figure's title."""
+        return self.figure.title
+
 
 @dataclass(frozen=True)
 class Missing:
@@ -63,14 +82,18 @@ class Missing:
     title: str
     reason: str
 
+    def _repr_html_(self) -> str:
+        """The sentence in a notebook."""
+        return f"<p><b>{escape(self.title)}</b> {escape(self.reason)}</p>"
+
 
 Item = Figure | Table | Clips | Missing
 
 
 @dataclass(frozen=True)
 class Section:
-    """A chapter of the report."""
+    """A chapter of the report. `items` makes its items one by one, so that none is kept longer than need be."""
 
     title: str
     words: str
-    items: tuple[Item, ...]
+    items: Callable[[], Iterable[Item]]

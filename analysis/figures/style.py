@@ -7,6 +7,7 @@ import hashlib
 import io
 import re
 import unicodedata
+import warnings
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -25,7 +26,6 @@ BLUES = LinearSegmentedColormap.from_list("etude", ["#ffffff", "#9ecae1", "#0072
 RC: Any = {
     "figure.dpi": 100,
     "savefig.dpi": 110,
-    "figure.constrained_layout.use": True,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
@@ -86,15 +86,20 @@ def legend_outside(axes: Axes) -> None:
 
 def svg(drawing: Drawing) -> bytes:
     """The drawing as SVG; equal drawings give equal bytes. Call within `context()`."""
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    return buffer.getvalue()
+    return _saved(drawing, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
 
 
 def png(drawing: Drawing) -> bytes:
-    """The drawing as PNG on white; equal drawings give equal bytes."""
+    """The drawing as PNG on white; equal drawings give equal bytes. Call within `context()`."""
+    return _saved(drawing, format="png", metadata={"Software": None}, facecolor=PAPER)
+
+
+def _saved(drawing: Drawing, **how: Any) -> bytes:
     buffer = io.BytesIO()
-    drawing.savefig(buffer, format="png", metadata={"Software": None}, facecolor=PAPER)
+    with warnings.catch_warnings():
+        # Names in scripts that the font lacks are boxes in a PNG; in an SVG the reader's own fonts show them.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        drawing.savefig(buffer, **how)
     return buffer.getvalue()
 
 

@@ -1,0 +1,87 @@
+"""Writes the report of one or several studies.
+
+python -m analysis studies/NAME [STUDY …] [--output FOLDER]
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from trainables.errors import UserError
+
+if TYPE_CHECKING:
+    from analysis.report import Listen
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("locations", metavar="STUDY...", nargs=-1, required=True)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder for the report: new, empty or an earlier report.  [default: STUDY/report; report, where STUDY "
+    "is an address or there are several]",
+)
+def _command(locations: tuple[str, ...], output: Path | None) -> None:
+    """Write the report of studies: one page with every figure and table, and all of them as files.
+
+    STUDY is the folder of a study or of a comparison of families, or an address such as s3://bucket/studies/NAME. A
+    study may still be running.
+    """
+    if output is None:
+        alone = len(locations) == 1 and "://" not in locations[0]
+        output = Path(locations[0]).expanduser() / "report" if alone else Path("report")
+    click.echo(f"Reading {', '.join(locations)} …", err=True)
+    # Imported here, because pandas and matplotlib take a second, in which something should stand on the screen.
+    from analysis import report
+    from analysis.load import load_studies
+
+    studies = load_studies(*locations)
+    output = output.absolute()
+    report.check_free(output)
+    started = time.perf_counter()
+    with _progress() as listen:
+        page = report.write(studies, output, listen)
+    click.echo(f"{len(studies.studies)} studies, {len(studies.trials)} trials; {time.perf_counter() - started:.0f} s.")
+    click.echo(f"The report is {page}")
+
+
+@contextmanager
+def _progress() -> Iterator["Listen"]:
+    """What is being drawn: one line that changes on a terminal, a line per chapter elsewhere."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status("Drawing …") as status:
+            yield lambda title: status.update(title[: console.width - 6].replace("[", "\\["))
+        return
+    chapters: list[str] = []
+
+    def listen(title: str) -> None:
+        chapter = title.partition(": ")[0]
+        if chapter not in chapters[-1:]:
+            chapters.append(chapter)
+            console.print(chapter, markup=False, highlight=False)
+
+    yield listen
+
+
+def main() -> None:
+    """Runs the command line; exits with 1 after an error, with 130 when interrupted."""
+    try:
+        _command.main(sys.argv[1:], prog_name="python -m analysis", standalone_mode=False)
+    except click.ClickException as error:
+        sys.exit(f"Error: {error.format_message()} (--help says what is expected)")
+    except UserError as error:
+        sys.exit(f"Error: {error}")
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
