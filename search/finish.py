@@ -9,10 +9,10 @@ import pandas as pd
 
 from search.engine import Engine, Trial
 from search.records import BASELINES, SUBMISSION
+from trainables.config import TrialConfig
 from trainables.files import WEIGHTS, read_json, replace_file, write_json
 
-WEIGHTS_OUT = "model.safetensors"
-FILES = (WEIGHTS_OUT, "config.json", "predictions.parquet", "metrics.json")
+PREDICTIONS, METRICS = "predictions.parquet", "metrics.json"  # beside what `trainables.saved` writes
 
 
 def finish(engine: Engine) -> dict[str, Any]:
@@ -38,9 +38,9 @@ def _compare(best: Path, baselines: dict[str, dict[str, Any]], chosen: int) -> d
     """How much better the chosen model does on test than each baseline, from the stored predictions."""
     from trainables.scoring import difference
 
-    predictions = pd.read_parquet(best / "predictions.parquet")
+    predictions = pd.read_parquet(best / PREDICTIONS)
     return {
-        name: difference(predictions, pd.read_parquet(best / BASELINES / name / "predictions.parquet"), "test")
+        name: difference(predictions, pd.read_parquet(best / BASELINES / name / PREDICTIONS), "test")
         for name, row in baselines.items()
         if row["trial"] != chosen
     }
@@ -49,16 +49,16 @@ def _compare(best: Path, baselines: dict[str, dict[str, Any]], chosen: int) -> d
 def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
     """Writes one model's folder, `metrics.json` last, so that its presence means that all is there."""
     # Here and not above: Torch takes seconds to import, and most errors come before anything is scored.
-    from trainables import data, loop
+    from trainables import data, loop, saved
     from trainables.evaluate import predict
     from trainables.footprint import footprint
     from trainables.scoring import summarise
 
-    metrics = folder / "metrics.json"
-    if stored := _stored(metrics, trial.number):
+    metrics = folder / METRICS
+    config = engine.spec.config(trial.params, trial.baseline, trial.seed)
+    if stored := _stored(folder, trial.number, config):
         return stored
     metrics.unlink(missing_ok=True)
-    config = engine.spec.config(trial.params, trial.baseline, trial.seed)
     checkpoint_folder = engine.journal.folder(trial.number)
     weights = checkpoint_folder / WEIGHTS
     if not weights.exists():
@@ -70,12 +70,10 @@ def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     predictions = predict(config, weights, ("tune", "valid", "test"))
     prediction_seconds = time.perf_counter() - started
-    replace_file(folder / WEIGHTS_OUT, lambda path: shutil.copyfile(weights, path))
+    saved.save(folder, config, weights)
     dataset = data.load(config.data)
-    classes, rate = dataset.split.classes, dataset.store.sample_rate_hz
-    size = footprint(config, data.input_shape(dataset, config.features), len(classes))
-    write_json(folder / "config.json", {"config": config.to_json(), "classes": list(classes), "sample_rate_hz": rate})
-    replace_file(folder / "predictions.parquet", lambda path: predictions.to_parquet(path, index=False))
+    size = footprint(config, data.input_shape(dataset, config.features), len(dataset.split.classes))
+    replace_file(folder / PREDICTIONS, lambda path: predictions.to_parquet(path, index=False))
     published = next((b for b in engine.spec.space.baselines if b.name == trial.baseline), None)
     record: dict[str, Any] = {
         "trial": trial.number,
@@ -105,13 +103,13 @@ def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
 
 def _submit(engine: Engine, winner: Trial, folder: Path) -> None:
     """Writes `submission.csv`, the chosen model's answer for each unlabelled clip, where the corpus has any."""
-    from trainables import data
+    from trainables import data, saved
     from trainables.evaluate import predict
 
     config = engine.spec.config(winner.params, winner.baseline, winner.seed)
     if len(data.load(config.data).split.unlabelled):
-        answers = predict(config, folder / WEIGHTS_OUT, ("unlabelled",))[["name", "predicted"]]
-        answers = answers.rename(columns={"name": "id", "predicted": "class"}).sort_values("id")
+        answers = predict(config, folder / saved.WEIGHTS, ("unlabelled",))[["name", "predicted"]]
+        answers = answers.rename(columns={"name": "id", "predicted": "label"}).sort_values("id")
         replace_file(folder / SUBMISSION, lambda path: answers.to_csv(path, index=False))
 
 
@@ -121,12 +119,14 @@ def _training_seconds(engine: Engine, number: int) -> float:
     return sum(float(row["epoch_seconds"]) for row in rows if row["event"] == "epoch" and row["trial"] == number)
 
 
-def _stored(metrics: Path, number: int) -> dict[str, Any] | None:
-    """What was written for a trial before; None where it is of another trial or not whole."""
-    if not all((metrics.parent / name).exists() for name in FILES):
+def _stored(folder: Path, number: int, config: TrialConfig) -> dict[str, Any] | None:
+    """What was written for a trial before; None where it is of another trial, not whole, or of an older format."""
+    from trainables import saved
+
+    if not (saved.whole(folder, config) and (folder / PREDICTIONS).exists() and (folder / METRICS).exists()):
         return None
     try:
-        stored: dict[str, Any] = read_json(metrics)
+        stored: dict[str, Any] = read_json(folder / METRICS)
     except ValueError:
         return None
     return stored if stored.get("trial") == number else None

@@ -160,7 +160,7 @@ def part(dataset: Dataset, name: str, how: Features, device: torch.device, *, ma
     labels = torch.from_numpy(dataset.split.labels[examples.rows]).to(device)
     clips = torch.from_numpy(examples.clips).to(device) if how.excerpt == "segments" else None
     rate_hz, seconds = store.sample_rate_hz, excerpt_seconds(how, store.clip_seconds)
-    chunk = max(1, _CHUNK_BYTES // (4 * round(seconds * rate_hz)))
+    chunk = waveforms_at_once(round(seconds * rate_hz))
 
     def prepare(positions: Rows) -> Tensor:
         """In chunks, so that no more waveforms are held than need be, and what is kept is held once."""
@@ -185,18 +185,27 @@ def excerpts(store: Store, rows: Rows, how: Features) -> Examples:
     Cutting comes after splitting, so all pieces of a clip lie on the same side. What remains at the end of a clip
     is left out.
     """
-    counts = np.ones(len(rows), dtype=np.int64)
     size = round(excerpt_seconds(how, store.clip_seconds) * store.sample_rate_hz)
-    if how.excerpt == "segments":
-        counts = np.maximum(1, store.clips["samples"].to_numpy(np.int64)[rows] // size)
-    clips = np.repeat(np.arange(len(rows)), counts)
+    clips, starts = places(store.clips["samples"].to_numpy(np.int64)[rows], size, how)
+    return Examples(rows[clips], clips, starts)
+
+
+def places(lengths: Rows, size: int, how: Features) -> tuple[Rows, Rows]:
+    """Which clip each excerpt of `size` samples is of, and where it begins, for clips of these `lengths`."""
+    counts = np.maximum(1, lengths // size) if how.excerpt == "segments" else np.ones(len(lengths), dtype=np.int64)
+    clips = np.repeat(np.arange(len(lengths)), counts)
     within = np.arange(len(clips)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return Examples(rows[clips], clips, within * size)
+    return clips, within * size
 
 
 def evaluation_batch(shape: tuple[int, ...]) -> int:
     """How many examples to score at once: as many as fit 64 MB, at most 512."""
     return max(1, min(512, _CHUNK_BYTES // (4 * prod(shape))))
+
+
+def waveforms_at_once(size: int) -> int:
+    """How many excerpts of `size` samples to hold at once: as many as fit 64 MB."""
+    return max(1, _CHUNK_BYTES // (4 * size))
 
 
 def choose_device() -> torch.device:

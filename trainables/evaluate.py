@@ -1,6 +1,6 @@
 """Per-clip predictions of a trained model; the numbers are computed from them in `scoring`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainables import checkpoint, data, loop
 from trainables.config import TrialConfig
@@ -40,10 +40,16 @@ def predict(config: TrialConfig, weights: Path, splits: Iterable[str]) -> pd.Dat
             "split": name,
             "group": dataset.split.groups[rows],
             "true": named[labels],
-            "predicted": named[chances.argmax(1)],
         }
-        frames.append(pd.DataFrame({**columns, **{f"p_{c}": chances[:, i] for i, c in enumerate(classes)}}))
+        frames.append(table(columns, classes, chances))
     return pd.concat(frames, ignore_index=True)
+
+
+def table(columns: Mapping[str, Any], classes: tuple[str, ...], chances: npt.NDArray[np.float32]) -> pd.DataFrame:
+    """These columns, what is `predicted`, and the probabilities `(clips, classes)` as columns `p_CLASS`."""
+    predicted = np.array(classes, dtype=object)[chances.argmax(1)]
+    probabilities = {f"p_{name}": chances[:, number] for number, name in enumerate(classes)}
+    return pd.DataFrame({**columns, "predicted": predicted, **probabilities})
 
 
 def _chances(model: nn.Module, part: Part, clips: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -52,7 +58,12 @@ def _chances(model: nn.Module, part: Part, clips: int, shape: tuple[int, ...]) -
         batches = torch.arange(len(part.labels), device=part.labels.device).split(data.evaluation_batch(shape))
         found = torch.cat([loop.forward(model, part.fetch(batch)).softmax(1) for batch in batches])
         if part.clips is not None:
-            sums = torch.zeros(clips, found.shape[1], device=found.device).index_add_(0, part.clips, found)
-            found = sums / torch.bincount(part.clips, minlength=clips)[:, None]
+            found = averaged(found, part.clips, clips)
         chances: npt.NDArray[np.float32] = found.cpu().numpy()
     return chances
+
+
+def averaged(chances: Tensor, numbers: Tensor, clips: int) -> Tensor:
+    """Probabilities `(clips, classes)` of those of segments, which are `numbers` `(segments,)` of the clips'."""
+    sums = torch.zeros(clips, chances.shape[1], device=chances.device).index_add_(0, numbers, chances)
+    return sums / torch.bincount(numbers, minlength=clips)[:, None]

@@ -64,7 +64,7 @@ def footprint(config: TrialConfig, input_shape: tuple[int, ...], n_classes: int)
         model: nn.Module = network(config.network).build(plain, input_shape, n_classes)
     for module in model.modules():
         if isinstance(module, nn.RNNBase):
-            module.forward = _stand_in(module)
+            module.forward = stand_in(module)
     weights = list(model.parameters())
     parameters = sum(weight.numel() for weight in weights)
     trainable = sum(weight.numel() for weight in weights if weight.requires_grad)
@@ -91,9 +91,14 @@ def _played(model: nn.Module, config: TrialConfig, input_shape: tuple[int, ...])
     try:
         return _step_bytes(model, config, input_shape), _scoring_bytes(model, input_shape)
     except RuntimeError as error:
-        if "meta tensors" not in str(error).lower():
+        if not on_nothing(error):
             raise
         return 0, 0
+
+
+def on_nothing(error: RuntimeError) -> bool:
+    """Whether Torch complains that a network wants to see values, of which the meta device has none."""
+    return "meta tensors" in str(error).lower()
 
 
 def _moments(config: TrialConfig) -> int:
@@ -190,7 +195,7 @@ def _tensors(values: Any) -> list[Tensor]:
     return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
-def _stand_in(module: nn.RNNBase) -> Callable[..., tuple[Tensor, Any]]:
+def stand_in(module: nn.RNNBase) -> Callable[..., tuple[Tensor, Any]]:
     """A forward that takes the memory of oneDNN's kernel. On the meta device Torch would walk every step."""
     directions = 2 if module.bidirectional else 1
 

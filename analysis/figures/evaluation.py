@@ -348,7 +348,7 @@ def _layers(model: Scored) -> Item:
             f"are not known.",
         )
     data = pd.DataFrame(layers)[["name", "kind", "output_shape", "parameters", "trainable"]]
-    data["output_shape"] = [" × ".join(map(str, shape)) for shape in data["output_shape"]]
+    data["output_shape"] = [" × ".join(map(str, shape or ("not used",))) for shape in data["output_shape"]]
     return Table(
         name,
         title,
@@ -363,11 +363,9 @@ def _values(model: Scored) -> Item:
     space, metrics = model.study.space, model.model.metrics
     recipe = next((b.settings for b in space.baselines if b.name == model.model.baseline), {})
     ranges = {name: (domain, condition) for name, domain, condition in space.describe()}
-    rows = [
-        (name, str(value), metrics["origin"], *ranges.get(name, ("", ""))) for name, value in metrics["params"].items()
-    ]
+    rows = [(name, value, metrics["origin"], *ranges.get(name, ("", ""))) for name, value in metrics["params"].items()]
     rows += [
-        (name, str(value), "published" if name in recipe else "setting", "not searched", "")
+        (name, value, "published" if name in recipe else "setting", "not searched", "")
         for name, value in {**space.settings, **recipe}.items()
     ]
     return Table(

@@ -225,7 +225,9 @@ def _cells(panel: Axes, data: pd.DataFrame, losses: tuple[str, ...], columns: li
         count = counts[line, column]
         words = f"{mean:.3f}\nn = {count}" if count else "no trial"
         dark = bool(count) and (mean - low) / (high - low) > 0.5
-        panel.text(column, line, words, ha="center", va="center", fontsize=8, color=style.PAPER if dark else style.INK)
+        panel.text(
+            column, line, words, ha="center", va="center", fontsize=8, color=style.ON_DARK if dark else style.ON_LIGHT
+        )
     panel.grid(visible=False)
     panel.tick_params(length=0)
 

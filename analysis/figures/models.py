@@ -208,7 +208,7 @@ def draw_matrix(
         value = values[row, column]
         axes.text(
             column, row, f"{value:.0f}", ha="center", va="center", fontsize=min(label_size(n), 7),
-            color=style.PAPER if value > 0.55 * most else style.INK,
+            color=style.ON_DARK if value > 0.55 * most else style.ON_LIGHT,
         )  # fmt: skip
 
 

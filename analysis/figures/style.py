@@ -17,6 +17,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Drawing
 
 INK, FAINT, PAPER = "#1b1b1b", "#9a9a9a", "#ffffff"
+# Words on the cells of a map, whose colours are the same in a dark page, where ink and paper are not.
+ON_LIGHT, ON_DARK = "#111111", "#fdfdfd"
 WIDTH = 7.2  # inches; a page's text is as wide
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#8c6d46")

@@ -160,13 +160,13 @@ def test_tables_of_layers_and_values(studies: Studies, items: dict[str, Item]) -
     assert "705 parameters, 705 of them trained" in layers.caption
     by_name = values.data.set_index("name")
     assert by_name.loc["loss"].tolist() == ["hinge", "published", "ce | hinge | kl", ""]
-    assert by_name.loc["hidden_2"].tolist() == ["512", "published", "16 … 1024 (log)", "depth 2 or 3 or 4"]
+    assert by_name.loc["hidden_2"].tolist() == [512, "published", "16 … 1024 (log)", "depth 2 or 3 or 4"]
     settings = {**published.study.space.settings}
     recipe = next(b for b in published.study.space.baselines if b.name == "mlp-genre-hinge").settings
     assert len(by_name) == len(published.model.metrics["params"]) + len(settings | dict(recipe))
     for name, value in (settings | dict(recipe)).items():
         origin = "published" if name in recipe else "setting"
-        assert by_name.loc[name].tolist() == [str(value), origin, "not searched", ""]
+        assert by_name.loc[name].tolist() == [value, origin, "not searched", ""]
 
 
 def test_without_layers_or_labelled_clips_a_sentence_stands_there(tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ def test_genres_with_unlabelled_clips_end_in_a_submission(tmp_path: Path, cache:
     assert metrics["splits"]["test"]["balanced_accuracy"] > 0.6, "three tones are easily told apart"
     submission = pd.read_csv(study / "best" / "submission.csv")
     assert submission["id"].tolist() == [f"test/clip {number}" for number in range(6)]
-    assert set(submission["class"]) <= set(genres)
-    assert (submission["class"] == [genres[number % 3] for number in range(6)]).mean() > 0.6
+    assert set(submission["label"]) <= set(genres)
+    assert (submission["label"] == [genres[number % 3] for number in range(6)]).mean() > 0.6
     assert "jazz.00054" in (study / "quarantine.csv").read_text()
     predictions = pd.read_parquet(study / "best" / "predictions.parquet")
     assert set(predictions["split"]) == {"tune", "valid", "test"}

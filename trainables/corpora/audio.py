@@ -92,13 +92,26 @@ def decode(data: bytes, *, sample_rate_hz: int, max_seconds: float, mp3: bool = 
     frames, rate_hz, repairs = read_frames(data, max_seconds)
     if not len(frames):
         raise BadAudio("no samples: the file holds a header only")
+    converted = convert(frames, rate_hz, sample_rate_hz=sample_rate_hz, max_seconds=max_seconds)
+    return Decoded(converted.samples, repairs + converted.repairs, converted.cut)
+
+
+def convert(
+    frames: npt.NDArray[np.int16] | npt.NDArray[np.float32],
+    rate_hz: int,
+    *,
+    sample_rate_hz: int,
+    max_seconds: float,
+) -> Decoded:
+    """Return frames `(frames, channels)`, int16 or finite float32, as `decode` does; raises BadAudio for silence."""
     limit = round(max_seconds * sample_rate_hz)
     cut = len(frames) * sample_rate_hz > limit * rate_hz
+    frames = frames[: _frames_wanted(max_seconds, rate_hz)]
+    repairs: tuple[str, ...] = ()
     if frames.dtype == np.int16 and frames.shape[1] == 1 and rate_hz == sample_rate_hz:
         samples: Samples = frames[:limit, 0].astype(np.int16)  # a view would keep the whole file in memory
     else:
-        samples, more = _convert(frames, rate_hz, sample_rate_hz, limit)
-        repairs += more
+        samples, repairs = _convert(frames, rate_hz, sample_rate_hz, limit)
     if not samples.any():
         raise BadAudio("silent: every sample is zero")
     return Decoded(samples, repairs, cut)
@@ -109,10 +122,10 @@ def begins_as_mp3(data: bytes) -> bool:
     return data.startswith(MP3_TAG) or (len(data) > 1 and data[0] == 0xFF and data[1] & 0xE6 == 0xE2)
 
 
-def check_size(size: int) -> None:
+def check_size(size: int, most: int = MAX_FILE_BYTES) -> None:
     """Raise BadAudio for a file of more bytes than are ever read into memory."""
-    if size > MAX_FILE_BYTES:
-        raise BadAudio(f"too large: {size:,} bytes, where at most {MAX_FILE_BYTES:,} are read")
+    if size > most:
+        raise BadAudio(f"too large: {size:,} bytes, where at most {most:,} are read")
 
 
 def check_lengths(data: bytes) -> None:
@@ -274,7 +287,7 @@ def _convert(
     return np.clip(mono, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16), tuple(repairs)
 
 
-def read_file(path: Path, inside: Iterable[Path]) -> bytes:
+def read_file(path: Path, inside: Iterable[Path], max_bytes: int = MAX_FILE_BYTES) -> bytes:
     """Return the bytes of the regular file `path`; a link counts only if it ends in a folder of `inside`.
 
     `inside` holds resolved folders. Raises BadAudio where there is no such file, or it must not be read.
@@ -291,7 +304,7 @@ def read_file(path: Path, inside: Iterable[Path]) -> bytes:
             kind = "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"
             raise BadAudio(f"not a file: it is {kind}")
         with target.open("rb", buffering=0) as file:
-            check_size(os.fstat(file.fileno()).st_size)
+            check_size(os.fstat(file.fileno()).st_size, max_bytes)
             return file.read()
     except FileNotFoundError as error:
         raise BadAudio("no such file") from error

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import psutil
 from filelock import FileLock, Timeout
 
-from trainables.corpora.audio import FULL_SCALE
+from trainables.corpora.audio import FULL_SCALE, Samples
 from trainables.corpora.importer import Progress, cores
 from trainables.corpora.store import Store, stores_folder
 from trainables.errors import UserError
@@ -112,6 +112,35 @@ class Fitted:
         projected: Floats = scaled @ self.components.T
         return projected
 
+    def save(self, path: Path) -> None:
+        """Writes a file from which `load` makes an equal one."""
+        from safetensors.numpy import save_file
+
+        arrays = {"mean": self.mean, "scale": self.scale, "components": self.components}
+        replace_file(path, lambda file: save_file({k: v for k, v in arrays.items() if v is not None}, file))
+
+    @classmethod
+    def load(cls, path: Path) -> "Fitted":
+        """What `save` wrote; raises ValueError where the file holds anything else."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            found = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
+        columns = found["mean"].shape if "mean" in found else ()
+        components = found.get("components")
+        if (
+            set(found) - {"components"} != {"mean", "scale"}
+            or any(array.dtype != np.float32 or not np.isfinite(array).all() for array in found.values())
+            or len(columns) != 1
+            or found["scale"].shape != columns
+            or (components is not None and components.shape[1:] != columns)
+        ):
+            raise ValueError("it holds no scaling of features")
+        return cls(found["mean"], found["scale"], components)
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-able record from which `from_json` makes an equal one."""
         return {
@@ -149,6 +178,22 @@ def fit(train: Floats, pca: float) -> Fitted:
         scaler.scale_.astype(np.float32),
         None if components is None else np.ascontiguousarray(components, dtype=np.float32),
     )
+
+
+def of_clip(samples: Samples, sample_rate_hz: int, clip_seconds: float) -> Floats:
+    """The descriptors `(names,)` of one clip, as `table` has them in a corpus whose longest lasts `clip_seconds`.
+
+    Raises BadClip where librosa fails on it.
+    """
+    import librosa
+
+    try:
+        found = descriptors.describe(samples * np.float32(1 / FULL_SCALE), sample_rate_hz, has_rhythm(clip_seconds))
+    except (librosa.LibrosaError, ArithmeticError, LookupError, ValueError) as error:
+        raise BadClip(0, f"{type(error).__name__}: {error}") from error
+    if not np.isfinite(found).all():
+        raise BadClip(0, "descriptors that are no numbers")
+    return found
 
 
 def table(store: Store, progress: Progress | None = None) -> Floats:
