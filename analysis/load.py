@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pyarrow import fs
 
-from analysis.folder import Folder, open_folder
+from search.mirror import ROWS
 from search.records import BASELINES, EPOCHS, FAMILIES, SPEC, TRIALS
 from spaces.domains import Choice, Float, Int, Param, Space
 from trainables.errors import UserError
+from trainables.folder import Folder, open_folder
 
 METRICS = ("loss", "cross_entropy", "accuracy", "balanced_accuracy", "macro_f1")
 
@@ -230,7 +232,7 @@ def _renamed(study: Study, name: str) -> Study:
 
 def _load(folder: Folder) -> Study:
     spec = folder.read_json(SPEC)
-    rows = sorted((*_rows(folder, TRIALS), *_rows(folder, EPOCHS)), key=lambda row: row["seq"])
+    rows = _journal(folder)
     try:
         space = Space.from_json(spec["space"])
         name = folder.name
@@ -241,6 +243,15 @@ def _load(folder: Folder) -> Study:
             f"A study's directory must be whole, but {folder.path} is not ({type(error).__name__}: {error}). "
             f"Restore it from a copy."
         ) from error
+
+
+def _journal(folder: Folder) -> list[dict[str, Any]]:
+    """All rows in their order. In an object store the latest ones lie apart: see `search.mirror`."""
+    found = {row["seq"]: row for name in (TRIALS, EPOCHS) for row in _rows(folder, name)}
+    if not isinstance(folder.filesystem, fs.LocalFileSystem):
+        apart = folder / ROWS
+        found |= {row["seq"]: row for name in apart.files() for row in [apart.read_json(name)]}
+    return [found[seq] for seq in sorted(found)]
 
 
 def _rows(folder: Folder, name: str) -> Iterator[dict[str, Any]]:

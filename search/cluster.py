@@ -227,6 +227,7 @@ class _Link:
             "trial": trial.number,
             "config": config.to_json(),
             "folder": str(folder),
+            "remote": self.engine.journal.checkpoint_address(trial.number),
             "reported": trial.epoch,
             "memory_bytes": self.memory_bytes,
         }

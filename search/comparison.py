@@ -20,6 +20,7 @@ from rich.text import Text
 
 import spaces
 from search import adapt, options
+from search.mirror import address_of, mirror_of
 from search.options import Corpus, Options
 from search.progress import Terminal, duration, trial_name
 from search.records import BASELINES, EPOCHS, FAMILIES, SPEC, TRIALS
@@ -65,7 +66,10 @@ def run(root: Path, given: Options, studies: list[Settled], terminal: Terminal) 
 
     root.mkdir(parents=True, exist_ok=True)
     record = {"families": [spec.space.name for _, spec, _, _ in studies]}
+    mirror = mirror_of(root)
     write_json(root / FAMILIES, {**record, "options": {name: getattr(given, name) for name in KEPT}})
+    if mirror:
+        mirror.push(FAMILIES)
     summaries: dict[str, dict[str, Any]] = {}
     with running_ray(given.address, root / "logs" / "search.log", terminal):
         for number, (own, spec, directory, corpus) in enumerate(studies, start=1):
@@ -74,11 +78,13 @@ def run(root: Path, given: Options, studies: list[Settled], terminal: Terminal) 
             found = run_session(own, spec, directory, corpus, terminal)
             summaries[spec.space.name] = found
             if found["state"] == "interrupted":
-                return {"state": "interrupted", "directory": str(root), "resume": resume_command(root)}
+                return {"state": "interrupted", "directory": address_of(root), "resume": resume_command(root)}
             terminal.console.print(describe(found, list(corpus.split.classes)))
     board = leaderboard(root, summaries)
     write_json(root / "leaderboard.json", board)
     pd.DataFrame(board["rows"]).to_csv(root / "leaderboard.csv", index=False)
+    if mirror:
+        mirror.push("leaderboard.json", "leaderboard.csv")
     return board
 
 
@@ -159,7 +165,7 @@ def leaderboard(root: Path, summaries: dict[str, dict[str, Any]]) -> dict[str, A
     baselines = [row for row in rows if not row["chosen"]]
     return {
         "state": "finished" if best else "failed",
-        "directory": str(root),
+        "directory": address_of(root),
         "rows": rows,
         "first_against": _against(root, best[0], best[1:], "family") if best else {},
         "first_against_baselines": _against(root, best[0], baselines, "baseline") if best else {},

@@ -61,6 +61,8 @@ def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
     metrics.unlink(missing_ok=True)
     checkpoint_folder = engine.journal.folder(trial.number)
     weights = checkpoint_folder / WEIGHTS
+    if engine.journal.mirror:
+        engine.journal.mirror.fetch_weights(checkpoint_folder)
     if not weights.exists():
         # Lost with the machine that had them, or deleted: training again gives the same ones.
         shutil.rmtree(checkpoint_folder, ignore_errors=True)

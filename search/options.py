@@ -14,6 +14,7 @@ import click
 
 import spaces
 from search import adapt
+from search.mirror import mirror_of, working_copies
 from search.records import FAMILIES, SPEC
 from search.study import StudySpec, check_unchanged, choose, space_of_baseline
 from spaces.domains import Baseline, Space
@@ -23,10 +24,13 @@ from trainables.corpora.splits import Split, split
 from trainables.corpora.store import Store
 from trainables.errors import UserError
 from trainables.files import read_json
+from trainables.folder import open_folder
 
 TRIALS, MAX_EPOCHS, GRACE_EPOCHS, REDUCTION_FACTOR = 32, 27, 3, 3
 # Above this a dry run reads labels only and leaves the decoding, which may take long, to the study itself.
 _DECODE_IN_DRY_RUN_BYTES = 1_000_000_000
+
+_NAME = r"\w[\w.+-]{0,99}"
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,9 @@ _COUNT = click.IntRange(min=1)
 @click.option("--cpus-per-trial", type=_COUNT, help="Cores and threads of a trial [1].")
 @click.option("--gpus-per-trial", type=float, help="GPUs of a trial, fractions allowed [1 where there are GPUs].")
 @click.option("--address", help="A running Ray cluster to use, HOST:PORT or auto [a local one].")
-@click.option("--storage", default="studies", show_default=True, help="Folder for study directories.")
+@click.option(
+    "--storage", default="studies", show_default=True, help="Folder for study directories, or s3://bucket/prefix."
+)
 @click.option("--name", help="Name of the study, and of its directory [made from space and corpus].")
 @click.option("--resume", is_flag=True, help="Go on with the study of that --name; what is left out stays as it was.")
 @click.option("--dry-run", is_flag=True, help="Say what the study would be and cost; start nothing.")
@@ -147,20 +153,42 @@ def parse(arguments: list[str]) -> Options | None:
 
 
 def storage(given: Options) -> Path:
-    """The folder of all studies; raises UserError where it cannot be one."""
+    """The folder of all studies, for an address in an object store that of their working copies; raises UserError."""
     url = urlparse(given.storage)
-    if url.scheme not in ("", "file"):
+    if url.scheme == "s3":
+        open_folder(given.storage)
+        root = working_copies(given.storage.rstrip("/"))
+    elif url.scheme in ("", "file"):
+        root = Path(url.path if url.scheme else given.storage).expanduser().absolute()
+    else:
         raise UserError(
-            f"--storage must be a local or shared folder, but is {given.storage!r}. Name a folder, such as one "
-            f"on a disk that all nodes mount."
+            f"--storage must be a folder or an address such as s3://bucket/prefix, but is {given.storage!r}. Name a "
+            f"folder, such as one on a disk that all nodes mount."
         )
-    return Path(url.path if url.scheme else given.storage).expanduser().absolute()
+    _look_into(root, given.name)
+    return root
+
+
+def _look_into(root: Path, name: str | None) -> None:
+    """Learns which studies an object store holds, and what the one of that name is; raises UserError."""
+    mirror = mirror_of(root)
+    if mirror is None:
+        return
+    mirror.stubs()
+    folder = root / (name or "")
+    if name and re.fullmatch(_NAME, name) and folder.is_dir():
+        study = mirror.inner(name)
+        study.fetch(SPEC, FAMILIES)
+        if (folder / FAMILIES).exists():
+            study.stubs()
+            for family in study.remote.folders():
+                study.inner(family).fetch(SPEC)
 
 
 def directory(given: Options, family: str, data: str) -> Path:
     """Where the study lies or will lie; raises UserError where the name is taken, unknown or unsafe."""
     root = storage(given)
-    if given.name is not None and not re.fullmatch(r"\w[\w.+-]{0,99}", given.name):
+    if given.name is not None and not re.fullmatch(_NAME, given.name):
         raise UserError(
             f"--name must be up to 100 letters, digits and . _ + - and begin with one of the first two, "
             f"but is {given.name[:120]!r}."

@@ -16,6 +16,7 @@ from typing import Any
 
 import filelock
 
+from search.mirror import Mirror
 from trainables.errors import UserError
 from trainables.files import WEIGHTS
 
@@ -56,11 +57,13 @@ def read_journal(directory: Path) -> list[Row]:
 class Journal:
     """A study directory opened for writing, by one process at a time.
 
-    `listen` is called with every row once it is safely written.
+    `listen` is called with every row once it is safely written, with a `mirror` also in the object store.
     """
 
-    def __init__(self, directory: Path, listen: Callable[[Row], None] = lambda row: None) -> None:
-        self.directory, self.listen = directory, listen
+    def __init__(
+        self, directory: Path, listen: Callable[[Row], None] = lambda row: None, mirror: Mirror | None = None
+    ) -> None:
+        self.directory, self.listen, self.mirror = directory, listen, mirror
         self._lock = filelock.FileLock(directory / ".lock")
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -129,15 +132,23 @@ class Journal:
             ) from error
         self._next += 1
         self.rows.append(row)
+        if self.mirror:
+            self.mirror.row(row)
         self.listen(row)
 
     def folder(self, trial: int) -> Path:
         """Where a trial keeps its checkpoint."""
         return self.directory / "checkpoints" / f"{trial:04d}"
 
+    def checkpoint_address(self, trial: int) -> str | None:
+        """Where in the object store a trial keeps its checkpoint, if the study lies in one."""
+        return f"{self.mirror.remote.address}/checkpoints/{trial:04d}" if self.mirror else None
+
     def keep_weights(self, trials: Iterable[int], live: Iterable[int]) -> None:
         """Removes the checkpoints of all trials but these: of `live` all is kept, of `trials` the weights."""
         weights, whole = {self.folder(t).name for t in trials}, {self.folder(t).name for t in live}
+        if self.mirror:
+            self.mirror.keep_checkpoints(weights | whole)
         folder = self.directory / "checkpoints"
         for path in folder.iterdir() if folder.is_dir() else ():
             if path.name in whole or not re.fullmatch(r"\d{4,}", path.name):

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from search.engine import Engine
+from search.mirror import Mirror, mirror_of
 from search.options import Corpus, Options
 from search.progress import Terminal, View, bar, quiet
 from search.records import SPEC, Journal, Row, elapsed_seconds
@@ -74,10 +75,34 @@ def run_session(given: Options, spec: StudySpec, directory: Path, corpus: Corpus
     could not even begin leaves no directory behind.
     """
     begun = (directory / SPEC).exists()
-    journal = Journal(directory)
+    mirror = mirror_of(directory)
+    if mirror:
+        mirror.say = terminal.say
+        mirror.lock()
+    try:
+        if mirror:
+            mirror.fetch_study()
+        return _run(given, spec, directory, corpus, terminal, mirror, begun)
+    finally:
+        if mirror:
+            mirror.unlock()
+
+
+def _run(
+    given: Options,
+    spec: StudySpec,
+    directory: Path,
+    corpus: Corpus,
+    terminal: Terminal,
+    mirror: Mirror | None,
+    begun: bool,
+) -> dict[str, Any]:
+    journal = Journal(directory, mirror=mirror)
     try:
         given = as_before(given, journal.rows)
         write_study(directory, spec, corpus)
+        if mirror:
+            mirror.push_all()
         spent = elapsed_seconds(journal.rows)
         engine = Engine(spec, journal)
         halt = Halt(time.time() + given.budget - spent if given.budget else None)
@@ -97,10 +122,14 @@ def run_session(given: Options, spec: StudySpec, directory: Path, corpus: Corpus
             pass
         finally:
             journal.session_ended()
+            if mirror:
+                mirror.gather()
         return summary(engine, "interrupted", finished=None, wall_seconds=elapsed_seconds(journal.rows))
     except UserError:
         if not begun and not any(row["event"] == "started" for row in journal.rows):
             shutil.rmtree(directory)
+            if mirror:
+                mirror.remote.clear()
         raise
     finally:
         journal.close()
@@ -188,4 +217,6 @@ def _finish(engine: Engine, halt: Halt, terminal: Terminal) -> dict[str, Any]:
     wall_seconds = elapsed_seconds(engine.journal.rows)
     found = summary(engine, state, finished=finished, wall_seconds=wall_seconds)
     write_json(engine.journal.directory / "summary.json", found)
+    if engine.journal.mirror:
+        engine.journal.mirror.push_all()
     return found

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.engine import Engine, State
+from search.mirror import address_of
 from search.progress import duration, trial_name
 from search.records import FAMILIES, SUBMISSION
 from search.study import METRIC
@@ -25,7 +26,7 @@ def summary(engine: Engine, state: str, *, finished: dict[str, Any] | None, wall
     return {
         "name": spec.name,
         "state": state,
-        "directory": str(engine.journal.directory),
+        "directory": address_of(engine.journal.directory),
         "resume": resume_command(engine.journal.directory),
         "space": spec.space.name,
         "data": spec.data.corpus,
@@ -50,7 +51,7 @@ def resume_command(directory: Path) -> str:
         directory = directory.parent
     command = [Path(sys.executable).name, "search/run.py", "--resume", "--name", directory.name]
     if directory.parent != Path("studies").absolute():
-        command += ["--storage", str(directory.parent)]
+        command += ["--storage", address_of(directory.parent)]
     return shlex.join(command)
 
 

@@ -5,11 +5,13 @@ and an undisturbed run are the same to it.
 """
 
 import contextlib
+import logging
 import os
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,13 @@ from ray import tune
 from trainables import data, loop
 from trainables.config import TrialConfig
 from trainables.errors import UserError
-from trainables.files import read_json, write_json
+from trainables.files import STATE, WEIGHTS, read_json, replace_file, write_json
+from trainables.folder import open_folder, patiently
 from trainables.footprint import footprint
 
 OBITUARY = "failure.json"
 REPORTED = (*(field.name for field in fields(loop.EpochReport)), "trainable_parameters", "memory_bytes", "node")
+log = logging.getLogger(__name__)
 _MEMORY_SHARE = 0.85
 _WATCH_SECONDS = 0.1
 
@@ -46,6 +50,7 @@ class TrialWorker(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begins another trial in the same process."""
         self._folder = Path(new_config["folder"])
+        self._remote = open_folder(new_config["remote"]) if new_config["remote"] else None
         self._watch.folder = self._folder
         self._reports = self._train(new_config)
         return True
@@ -66,12 +71,32 @@ class TrialWorker(tune.Trainable):
             return _failed(f"out of memory: {_first_line(error)}")
         except Exception as error:
             return _failed(f"{type(error).__name__}: {_first_line(error)}")
+        if self._remote and (problem := self._put_away(report)):
+            return problem
         return {
             **report,
             "trainable_parameters": self._size.trainable_parameters,
             "memory_bytes": self._watch.used(),
             "node": ray.util.get_node_ip_address(),
         }
+
+    def _put_away(self, report: dict[str, Any]) -> dict[str, Any] | None:
+        """Puts the checkpoint into the object store; the reason to stop where that cannot be done."""
+        assert self._remote
+        try:
+            for name in [WEIGHTS, STATE] if report["best_epoch"] == report["epoch"] else [STATE]:
+                patiently(partial(self._remote.write, name, (self._folder / name).read_bytes()), log.warning, name)
+        except UserError as error:
+            return {"abort": str(error)}
+        return None
+
+    def _take_up(self) -> None:
+        """Brings the checkpoint of an earlier worker here; what lies here may be older, from before the trial moved."""
+        assert self._remote
+        for name in (STATE, WEIGHTS):
+            if patiently(partial(self._remote.has, name), log.warning, name):
+                content = patiently(partial(self._remote.read, name), log.warning, name)
+                replace_file(self._folder / name, partial(_put, content))
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: every epoch is saved in the study directory before it is reported."""
@@ -86,6 +111,8 @@ class TrialWorker(tune.Trainable):
         dataset = data.load(trial.data)
         self._size = footprint(trial, data.input_shape(dataset, trial.features), len(dataset.split.classes))
         spare = self._check_memory() if device.type == "cpu" else None
+        if self._remote:
+            self._take_up()
         inputs = data.trial_data(trial.data, trial.features, device, spare)
         for report in loop.train(trial, inputs, self._folder):
             if report.epoch > config["reported"]:
@@ -104,6 +131,10 @@ class TrialWorker(tune.Trainable):
                 f"(more with a larger --cpus-per-trial)"
             )
         return self._memory_bytes - needed
+
+
+def _put(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
 
 
 def _failed(reason: str) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
+from tests.s3 import server
 from tests.tiny import write_corpus
 
 ROOT = Path(__file__).parent.parent
@@ -21,6 +23,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny corpus; read only."""
     return write_corpus(tmp_path_factory.mktemp("tiny") / "corpus")
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fs.S3FileSystem]:
+    """A store with a bucket `studies`, to which `s3://studies/…` leads while the fixture lives."""
+    with server(tmp_path_factory.mktemp("s3")) as store:
+        yield store
 
 
 @pytest.fixture(scope="session")

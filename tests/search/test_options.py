@@ -115,8 +115,10 @@ def test_budgets_are_durations(text: str, seconds: float) -> None:
 
 
 def test_storage_beyond_folders_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--storage must be a local or shared folder"):
-        options.storage(parsed("--storage", "s3://bucket/studies"))
+    with pytest.raises(UserError, match="--storage must be a folder or an address such as s3://bucket/prefix"):
+        options.storage(parsed("--storage", "ftp://host/studies"))
+    with pytest.raises(UserError, match="names no bucket"):
+        options.storage(parsed("--storage", "s3://"))
     assert options.storage(parsed("--storage", f"file://{tmp_path}")) == tmp_path
 
 

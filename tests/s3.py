@@ -7,21 +7,21 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from pyarrow import fs
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fs.S3FileSystem]:
-    """A store with a bucket `studies`, to which `s3://studies/…` leads while the fixture lives."""
+@contextmanager
+def server(folder: Path) -> Iterator[fs.S3FileSystem]:
+    """A store with a bucket `studies`, to which `s3://studies/…` leads for as long as it lives."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("s3") / "log"
+    log = folder / "log"
     with log.open("w") as words:
-        server = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=words, stderr=words
         )
     address = f"http://127.0.0.1:{port}"
@@ -34,7 +34,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fs.S3FileSystem]:
     }
     before = {name: os.environ.get(name) for name in variables}
     try:
-        _wait_for(address, server, log)
+        _wait_for(address, process, log)
         os.environ.update(variables)
         store = fs.S3FileSystem(endpoint_override=address, allow_bucket_creation=True)
         store.create_dir("studies")
@@ -42,8 +42,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fs.S3FileSystem]:
     finally:
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-        server.terminate()
-        server.wait(timeout=30)
+        process.terminate()
+        process.wait(timeout=30)
 
 
 def _wait_for(address: str, server: "subprocess.Popen[bytes]", log: Path) -> None:

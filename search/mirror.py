@@ -1,0 +1,235 @@
+"""A study in an object store: worked on in a copy on this machine, with every step put there before it counts.
+
+Objects cannot be appended to. So each row of the journal is an object of its own, `rows/SEQ.json`, until the session's
+end or some hundreds of rows later, when they become lines of `trials.jsonl` and `epochs.jsonl` again. Checkpoints
+are put there by the workers that make them.
+"""
+
+import hashlib
+import json
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainables.corpora.store import stores_folder
+from trainables.errors import UserError
+from trainables.files import WEIGHTS, replace_file
+from trainables.folder import Folder, open_folder, patiently
+
+ROWS, LOCK, ORIGIN = "rows", "lock.json", ".storage"
+JOURNALS = ("trials.jsonl", "epochs.jsonl")  # of search.records, which imports this module
+
+_ROWS_KEPT_APART = 300
+_HEARTBEAT_SECONDS = 60.0
+_STALE_SECONDS = 300.0
+_NOT_MIRRORED = {"checkpoints", "logs", ".tune"}
+
+
+def working_copies(address: str) -> Path:
+    """The folder on this machine for the studies at an address."""
+    readable = re.sub(r"[^\w.-]+", "-", address.partition("://")[2]).strip("-")[-60:]
+    digest = hashlib.sha256(address.encode()).hexdigest()[:8]
+    folder = stores_folder().parent / "studies" / f"{readable}-{digest}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ORIGIN).write_text(address, encoding="utf-8")
+    return folder
+
+
+def address_of(directory: Path) -> str:
+    """How a person names a folder: its address in the object store if it is a working copy, else its path."""
+    for parent in (directory, *directory.parents):
+        origin = parent / ORIGIN
+        if origin.is_file():
+            inner = directory.relative_to(parent).as_posix()
+            address = origin.read_text(encoding="utf-8").rstrip("/")
+            return address if inner == "." else f"{address}/{inner}"
+    return str(directory)
+
+
+def mirror_of(directory: Path) -> "Mirror | None":
+    """The counterpart of a working copy; None for a folder that is no such."""
+    address = address_of(directory)
+    return Mirror(directory, open_folder(address)) if "://" in address else None
+
+
+@dataclass
+class Mirror:
+    """A working copy and its counterpart. `say` is told when the store has to be waited for."""
+
+    local: Path
+    remote: Folder
+    say: Callable[[str], None] = lambda words: None
+    _apart: int = field(default=0, init=False)
+    _lost: bool = field(default=False, init=False)
+    _over: threading.Event = field(default_factory=threading.Event, init=False)
+
+    def inner(self, name: str) -> "Mirror":
+        """That of a folder in it."""
+        return Mirror(self.local / name, self.remote / name, self.say)
+
+    def stubs(self) -> None:
+        """Makes an empty folder here for each one there, so that names that are taken are known; raises UserError."""
+        for name in self.remote.folders():
+            (self.local / name).mkdir(exist_ok=True)
+
+    def fetch(self, *names: str) -> None:
+        """Brings these files here where they are there; raises UserError."""
+        for name in names:
+            if self.remote.has(name):
+                self._write(name, self.remote.read(name))
+
+    def fetch_study(self) -> None:
+        """Brings a study's record, journal and scored models here. What is only here is put there.
+
+        A machine that was lost in the middle of a step may have written a row that never got there, or the other way
+        round; one is always the beginning of the other. Raises UserError where they contradict each other.
+        """
+        self.fetch("study.json", "quarantine.csv", "repairs.csv", "summary.json")
+        for folder, name in _all_files(self.remote / "best"):
+            self._write(f"best/{folder}{name}", (self.remote / "best").read(f"{folder}{name}"))
+        there = {row["seq"]: row for row in self._rows_there()}
+        here = {row["seq"]: row for name in JOURNALS for row in _lines(self.local / name)}
+        if any(here[seq] != there[seq] for seq in here.keys() & there.keys()):
+            raise UserError(
+                f"A study has one history, but that in {self.remote.address} is another than that in {self.local}. "
+                f"Remove the latter if the former is right."
+            )
+        rows = {**here, **there}
+        for name in JOURNALS:
+            wanted = [seq for seq in sorted(rows) if (rows[seq]["event"] == "epoch") == (name == JOURNALS[1])]
+            if wanted:
+                self._write(name, "".join(_line(rows[seq]) for seq in wanted).encode())
+        for seq in sorted(here.keys() - there.keys()):
+            self.row(here[seq])
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Puts a row of the journal there. Waits for a store that cannot be reached."""
+        name, line = f"{row['seq']:08d}.json", _line(row).encode()
+        self._patiently(lambda: (self.remote / ROWS).write(name, line), "writing the journal")
+        self._apart += 1
+        if self._apart >= _ROWS_KEPT_APART:
+            self.gather()
+
+    def gather(self) -> None:
+        """Makes lines of the journal of rows that lie apart."""
+        self.push(*(name for name in JOURNALS if (self.local / name).exists()))
+        self._patiently((self.remote / ROWS).clear, "tidying the journal")
+        self._apart = 0
+
+    def push(self, *names: str) -> None:
+        """Puts these files of the working copy there."""
+        for name in names:
+            content = (self.local / name).read_bytes()
+            self._patiently(lambda name=name, content=content: self._put(name, content), f"writing {name}")  # type: ignore[misc]
+
+    def push_all(self) -> None:
+        """Puts everything there but checkpoints, which are there, and Ray's own words."""
+        files = (path for path in sorted(self.local.rglob("*")) if path.is_file())
+        names = (path.relative_to(self.local) for path in files)
+        self.push(
+            *(
+                str(n)
+                for n in names
+                if n.parts[0] not in _NOT_MIRRORED and not n.name.startswith(".") and n.name not in JOURNALS
+            )
+        )
+
+    def keep_checkpoints(self, kept: set[str]) -> None:
+        """Removes the checkpoints there of all trials but these, given as folder names."""
+        place = self.remote / "checkpoints"
+
+        def tidy() -> None:
+            for name in place.folders():
+                if name not in kept:
+                    (place / name).clear()
+
+        self._patiently(tidy, "removing checkpoints")
+
+    def fetch_weights(self, folder: Path) -> None:
+        """Brings a trial's best weights here, if they are there and not here."""
+        place = self.remote / "checkpoints" / folder.name
+        if not (folder / WEIGHTS).exists() and self._patiently(lambda: place.has(WEIGHTS), "looking for weights"):
+            content = self._patiently(lambda: place.read(WEIGHTS), "reading weights")
+            replace_file(folder / WEIGHTS, lambda path: path.write_bytes(content))
+
+    def lock(self) -> None:
+        """Takes the study for this process, and keeps it until `unlock`; raises UserError where another has it."""
+        mine = f"{socket.gethostname()} {os.getpid()}"
+        if self.remote.has(LOCK):
+            held = self.remote.read_json(LOCK)
+            age = time.time() - float(held.get("time", 0))
+            if held.get("owner") != mine and age < _STALE_SECONDS:
+                raise UserError(
+                    f"One process at a time may run a study, but {held.get('owner')} was running {self.remote.address} "
+                    f"{age:.0f} s ago. Wait for it or stop it; after {_STALE_SECONDS / 60:.0f} minutes of silence it "
+                    f"counts as gone."
+                )
+        self._beat(mine)
+        threading.Thread(target=self._keep_beating, args=(mine,), daemon=True).start()
+
+    def unlock(self) -> None:
+        """Lets another process have the study."""
+        self._over.set()
+        self._patiently(lambda: self.remote.remove(LOCK), "letting go of the study")
+
+    def _keep_beating(self, mine: str) -> None:
+        while not self._over.wait(_HEARTBEAT_SECONDS):
+            try:
+                self._beat(mine)
+            except OSError:
+                continue  # the journal waits for the store and says so; the next beat will come
+
+    def _beat(self, mine: str) -> None:
+        self.remote.write(LOCK, json.dumps({"owner": mine, "time": time.time()}).encode())
+
+    def _put(self, name: str, content: bytes) -> None:
+        *folders, last = name.split("/")
+        place = self.remote
+        for folder in folders:
+            place = place / folder
+        place.write(last, content)
+
+    def _rows_there(self) -> Iterator[dict[str, Any]]:
+        for name in JOURNALS:
+            if self.remote.has(name):
+                yield from map(json.loads, self.remote.read(name).splitlines())
+        place = self.remote / ROWS
+        for name in place.files():
+            yield json.loads(place.read(name))
+
+    def _write(self, name: str, content: bytes) -> None:
+        replace_file(self.local / name, lambda path: path.write_bytes(content))
+
+    def _patiently(self, action: Callable[[], Any], what: str) -> Any:
+        """Waits for the store, but not once more after it was waited for in vain."""
+        if self._lost:
+            raise UserError(f"The study's storage, {self.remote.address}, could not be reached. Go on with --resume.")
+        try:
+            return patiently(action, self.say, what)
+        except UserError:
+            self._lost = True
+            raise
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a journal's file; a last one that was cut off is left out."""
+    if path.exists():
+        *lines, _ = path.read_bytes().split(b"\n")
+        yield from map(json.loads, lines)
+
+
+def _all_files(place: Folder, inner: str = "") -> Iterator[tuple[str, str]]:
+    """Each file below a folder, as the folder's path within it (empty or ending in a slash) and its name."""
+    yield from ((inner, name) for name in place.files())
+    for name in place.folders():
+        yield from _all_files(place / name, f"{inner}{name}/")

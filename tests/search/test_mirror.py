@@ -1,0 +1,193 @@
+"""A study in an object store: a real S3 server, machines that are lost, and nothing lost with them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pyarrow import fs
+
+from analysis import load_study
+from search import mirror as mirrors
+from search.mirror import JOURNALS, Mirror, address_of, mirror_of, working_copies
+from search.records import EPOCHS, TRIALS, Journal, read_journal, read_rows
+from tests.search.test_main import LIMIT_SECONDS, ROOT, rows
+from trainables.errors import UserError
+from trainables.folder import open_folder
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def address(s3: fs.S3FileSystem, request: pytest.FixtureRequest) -> str:
+    return f"s3://studies/{request.node.name}"
+
+
+@pytest.fixture
+def place(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ETUDE_CACHE", str(tmp_path / "here"))
+    return working_copies(address) / "study"
+
+
+def another_machine(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mirror:
+    monkeypatch.setenv("ETUDE_CACHE", str(tmp_path / "there"))
+    found = mirror_of(working_copies(address) / "study")
+    assert found is not None
+    found.local.mkdir(exist_ok=True)
+    return found
+
+
+def opened(place: Path) -> tuple[Journal, Mirror]:
+    mirror = mirror_of(place)
+    assert mirror is not None
+    return Journal(place, mirror=mirror), mirror
+
+
+def write(journal: Journal, trials: range) -> None:
+    for trial in trials:
+        journal.started(trial, params={"x": 0.5}, baseline=None, origin="sampled", seed=trial)
+        journal.epoch(trial, {"epoch": 1, "score": 0.5}, None, "continue")
+
+
+def test_each_row_is_there_before_it_counts_and_is_gathered_in_the_end(
+    place: Path, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, mirror = opened(place)
+    write(journal, range(3))
+    assert (mirror.remote / "rows").files() == [f"{n:08d}.json" for n in range(6)]
+    other = another_machine(address, tmp_path, monkeypatch)
+    other.fetch_study()  # as if the first machine had died here
+    assert read_journal(other.local) == journal.rows
+    mirror.gather()
+    assert (mirror.remote / "rows").files() == []
+    assert mirror.remote.read(EPOCHS) == (place / EPOCHS).read_bytes()
+    shutil.rmtree(other.local)
+    other.local.mkdir()
+    other.fetch_study()
+    assert [(other.local / name).read_bytes() for name in JOURNALS] == [
+        (place / name).read_bytes() for name in JOURNALS
+    ]
+
+
+def test_rows_are_gathered_on_the_way(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirrors, "_ROWS_KEPT_APART", 4)
+    journal, mirror = opened(place)
+    write(journal, range(5))
+    assert (mirror.remote / "rows").files() == ["00000008.json", "00000009.json"]
+    assert len(mirror.remote.read(TRIALS).splitlines()) == 4
+
+
+def test_a_row_that_did_not_get_there_is_brought_there(place: Path) -> None:
+    journal, mirror = opened(place)
+    write(journal, range(2))
+    (mirror.remote / "rows").remove("00000003.json")
+    journal.close()
+    mirror.fetch_study()
+    assert (mirror.remote / "rows").has("00000003.json")
+
+
+def test_two_histories_of_one_study_are_refused(place: Path) -> None:
+    journal, mirror = opened(place)
+    write(journal, range(1))
+    (mirror.remote / "rows").write("00000001.json", b'{"seq": 1, "event": "epoch", "time": 0}')
+    with pytest.raises(UserError, match="one history"):
+        mirror.fetch_study()
+
+
+def test_one_process_at_a_time_until_it_falls_silent(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, mirror = opened(place)
+    mirror.remote.write("lock.json", json.dumps({"owner": "elsewhere 1", "time": time.time() - 100}).encode())
+    with pytest.raises(UserError, match="elsewhere 1 was running"):
+        mirror.lock()
+    mirror.remote.write("lock.json", json.dumps({"owner": "elsewhere 1", "time": time.time() - 400}).encode())
+    mirror.lock()
+    mirror.unlock()
+    assert not mirror.remote.has("lock.json")
+
+
+def test_a_store_that_is_gone_for_a_while_is_waited_for(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, mirror = opened(place)
+    words: list[str] = []
+    mirror.say = words.append
+    real, failures = type(mirror.remote).write, [OSError("no route"), OSError("no route")]
+
+    def failing(self: Any, name: str, content: bytes) -> None:
+        if failures:
+            raise failures.pop()
+        real(self, name, content)
+
+    monkeypatch.setattr(type(mirror.remote), "write", failing)
+    monkeypatch.setattr("trainables.folder.time.sleep", lambda seconds: None)
+    write(journal, range(1))
+    assert len(words) == 1 and "writing the journal failed (no route)" in words[0]
+    assert len((mirror.remote / "rows").files()) == 2
+
+
+def test_addresses_lead_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ETUDE_CACHE", str(tmp_path))
+    for address in ("s3://", "s3://bucket/../other", "s3://bucket/./x"):
+        with pytest.raises(UserError):
+            open_folder(address)
+    names = {working_copies(a) for a in ("s3://b/x", "s3://b-x", "s3://b/x/../y")}
+    assert len(names) == 3 and all(path.parent == tmp_path / "studies" for path in names)
+    with pytest.raises(AssertionError):
+        open_folder(tmp_path) / ".."
+    assert address_of(tmp_path) == str(tmp_path)
+    assert address_of(working_copies("s3://b/x") / "study" / "mlp") == "s3://b/x/study/mlp"
+
+
+def test_a_driver_that_dies_is_replaced_on_another_machine(
+    address: str, tmp_path: Path, tiny_corpus: Path, cache: Path
+) -> None:
+    """kill -9 in mid-study; --resume with another cache ends like the study that nobody disturbed, on a disk."""
+
+    def command(storage: str, *more: str) -> list[str]:
+        options = ("--space", "lstm", "--data", f"nsynth:{tiny_corpus}", "--no-baselines", "--concurrency", "1")
+        small = ("--trials", "4", "--max-epochs", "4", "--grace-epochs", "1", "--reduction-factor", "2")
+        return [sys.executable, "search/run.py", *options, *small, "--storage", storage, "--name", "study", *more]
+
+    def environment(name: str) -> dict[str, str]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "stores").symlink_to(cache / "stores")
+        return {**os.environ, "ETUDE_CACHE": str(tmp_path / name)}
+
+    how = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": LIMIT_SECONDS, "check": False}
+    (cache / "stores").mkdir(exist_ok=True)
+    undisturbed = subprocess.run(command(str(tmp_path / "local")), env=environment("local-cache"), **how)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    first = subprocess.Popen(command(address), cwd=ROOT, env=environment("first"), stderr=subprocess.PIPE, text=True)
+    remote = open_folder(f"{address}/study")
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while len((remote / "rows").files()) < 6:
+        assert first.poll() is None, first.communicate()
+        assert time.monotonic() < deadline, "the study does not get on"
+        time.sleep(0.05)
+    first.kill()
+    first.communicate()
+    held = remote.read_json("lock.json")
+    remote.write("lock.json", json.dumps({**held, "time": held["time"] - 1000}).encode())  # five minutes later
+    done = subprocess.run(command(address, "--resume"), env=environment("second"), **how)
+    assert done.returncode == 0, done.stderr
+    assert f"{address}/study" in done.stdout
+    copy = working_copies_of(tmp_path / "second")
+    for name in (TRIALS, EPOCHS):
+        assert rows(copy / "study", name) == rows(tmp_path / "local" / "study", name)
+    there, here = load_study(f"{address}/study"), load_study(tmp_path / "local" / "study")
+    pd.testing.assert_frame_equal(there.models[0].predictions, here.models[0].predictions)
+    assert (remote / "rows").files() == [] and not remote.has("lock.json")
+    assert len(read_rows(copy / "study" / EPOCHS)) == len(there.epochs)
+    best = int(there.trials.loc[there.trials["chosen"], "trial"].iloc[0])
+    assert f"{best:04d}" in (remote / "checkpoints").folders()
+    taken = subprocess.run(command(address), env=environment("third"), **how)
+    assert taken.returncode == 1 and "name must be new" in taken.stderr
+
+
+def working_copies_of(cache: Path) -> Path:
+    (found,) = (cache / "studies").iterdir()
+    return found
