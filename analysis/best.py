@@ -25,12 +25,13 @@ def best(
 
     Only trials at full length count, since scores after different numbers of epochs cannot be compared; `partial`
     lets in those that were stopped, are still running, or failed after some epochs. A trial that misses a value in
-    `by` is never among the best. Of equals the one with the lower number comes first, then the study's name.
+    `by`, or one that `where` asks for, is never among the best. Of equals the one with the lower number comes first,
+    then the study's name.
     """
     wanted = [by, *([per] if isinstance(per, str) else per or [])]
     for name in wanted:
         if name not in trials:
-            near = [str(column) for column in trials if name in str(column)][:3]
+            near = sorted((str(c) for c in trials if name in str(c)), key=lambda c: not c.startswith("param."))[:3]
             hint = f" Did you mean {', '.join(near)}?" if near else ""
             raise UserError(f"A column of the trial dataframe must be named, but there is no {name!r}.{hint}")
     found = trials if partial else trials[trials["full"]]

@@ -4,7 +4,7 @@ python -m analysis.evaluate MODEL --data CORPUS
 """
 
 import json
-import sys
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.predict import Progress, patient_bar, run, say
-from search.progress import printable
+from analysis.predict import Progress, patient_bar, places_of_model, printable_lines, put, run, say
 from trainables import corpora
 from trainables.corpora.audio import BadAudio, Samples
 from trainables.corpora.layout import SPLITS, UNLABELLED
@@ -24,7 +23,7 @@ from trainables.corpora.splits import HOWS, split
 from trainables.corpora.store import Store
 from trainables.corpora.wording import counted, listed
 from trainables.errors import UserError
-from trainables.files import replace_file
+from trainables.outputs import check_output, write_output
 from trainables.scoring import summarise
 
 if TYPE_CHECKING:  # Torch takes seconds to import
@@ -94,7 +93,7 @@ def evaluate(
     from trainables.evaluate import table
 
     of_split = np.repeat(list(parts.rows), [len(rows) for rows in parts.rows.values()])
-    kept = ~np.isnan(chances).any(axis=1)
+    kept = np.isfinite(chances).all(axis=1)
     columns = {
         "name": store.clips["name"].to_numpy(dtype=object)[every],
         "split": of_split,
@@ -103,7 +102,8 @@ def evaluate(
     }
     predictions = table({key: values[kept] for key, values in columns.items()}, model.classes, chances[kept])
     if predictions.empty:
-        raise UserError(f"At least one clip must be usable, but none of {corpus} is ({bad[0]}). Name another corpus.")
+        why = f" ({bad[0]})" if bad else ""
+        raise UserError(f"At least one clip must be usable, but none of {corpus} is{why}. Name another corpus.")
     notices = (*_warnings(model, store, corpus, trained_on), *parts.notices, *_left_out(bad))
     return Evaluation(predictions, notices, trained_on, task)
 
@@ -162,22 +162,37 @@ def _chances(model: "SavedModel", store: Store, rows: Rows, progress: Progress) 
     """Probabilities `(rows, classes)`, NaN for clips that cannot be used, and what is wrong with those."""
     if _has_vectors(model, store):
         from trainables.features import vector
+        from trainables.saved import NOT_FINITE
 
-        return model.chances_of_vectors(vector.table(store, progress)[rows]), []
+        found = model.chances_of_vectors(vector.table(store, progress)[rows])
+        unclear = rows[~np.isfinite(found).all(axis=1)]
+        return found, [f"{name}: {NOT_FINITE}" for name in store.clips["name"].to_numpy(dtype=object)[unclear]]
     found = np.full((len(rows), len(model.classes)), np.nan, dtype=np.float32)
     bad: list[str] = []
     for first in range(0, len(rows), _BATCH):
         progress("scoring", first, len(rows))
-        places, clips = [], []
+        usable = []
         for place, (name, samples) in enumerate(_clips(store, rows[first : first + _BATCH]), start=first):
             try:
-                clips.append(model.convert(samples, store.sample_rate_hz).samples)
-                places.append(place)
+                usable.append((place, name, model.convert(samples, store.sample_rate_hz).samples))
             except BadAudio as error:
                 bad.append(f"{name}: {error}")
-        if clips:
-            found[places] = model.chances(clips)
+        bad += _answer(model, usable, found)
     return found, bad
+
+
+def _answer(model: "SavedModel", clips: list[tuple[int, str, Samples]], found: Chances) -> list[str]:
+    """Sets the rows of `found` whose places, names and samples are given; returns what is wrong with the others."""
+    if not clips:
+        return []
+    try:
+        found[[place for place, _, _ in clips]] = model.chances([samples for _, _, samples in clips])
+    except BadAudio as error:
+        if len(clips) == 1:
+            return [f"{clips[0][1]}: {error}"]
+        # One of them, and nobody knows which.
+        return [reason for clip in clips for reason in _answer(model, [clip], found)]
+    return []
 
 
 def _has_vectors(model: "SavedModel", store: Store) -> bool:
@@ -246,6 +261,15 @@ def describe(found: Evaluation) -> str:
     return "\n".join("  ".join(line) for line in lines)
 
 
+def _check_output(output: Path, model: Path, corpus: str) -> None:
+    """Raises UserError where the predictions would replace the model or a recording."""
+    kind, _, place = corpus.partition(":")
+    recordings: Iterator[Path] = iter(())
+    if kind == "csv" and os.path.exists(output):  # noqa: PTH110 - unlike Path.exists() it raises nothing
+        recordings = (Path(place).parent / path for path in corpora.labels(corpus)["path"])
+    check_output(output, (*places_of_model(model), *([Path(place)] if place else [])), recordings)
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--data", "corpus", metavar="CORPUS", required=True, help=f"One of {', '.join(corpora.KINDS)}.")
@@ -268,16 +292,15 @@ def _command(model: Path, corpus: str, task: str | None, how: str | None, as_jso
     speakers) and clips within them.
     """
     corpus = corpora.absolute(corpus)
+    if output is not None:
+        _check_output(output, model, corpus)
     from trainables.saved import load
 
     loaded = load(model)
     with patient_bar() as progress:
         found = evaluate(loaded, corpus, task=task, how=how, progress=progress)
     if output is not None:
-        try:
-            replace_file(output, lambda path: found.predictions.to_parquet(path, index=False))
-        except OSError as error:
-            raise UserError(f"{output} cannot be written ({error.strerror or error}). Name another file.") from error
+        write_output(output, lambda path: found.predictions.to_parquet(path, index=False))
     for notice in found.notices:
         say(notice)
     if as_json:
@@ -289,14 +312,9 @@ def _command(model: Path, corpus: str, task: str | None, how: str | None, as_jso
             "notices": list(found.notices),
             "splits": found.splits,
         }
-        print(json.dumps(record, indent=2, ensure_ascii=not sys.stdout.encoding.lower().startswith("utf")))
+        put(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     else:
-        print(printable_lines(describe(found)))
-
-
-def printable_lines(text: str) -> str:
-    """The text without control characters other than the ends of lines."""
-    return "\n".join(map(printable, text.split("\n")))
+        put(printable_lines(describe(found)) + "\n")
 
 
 def main() -> None:

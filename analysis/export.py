@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from analysis.predict import run
+from analysis.predict import places_of_model, put, run
 from trainables.errors import UserError
+from trainables.outputs import check_output
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -23,13 +24,17 @@ def _command(model: Path, file: Path) -> None:
     """
     if file.suffix.lower() != ".onnx":
         raise UserError(f"The file to write must end in .onnx, but is {file}. Name another.")
+    check_output(file, places_of_model(model))
     from trainables.export import TOLERANCE, export, load_on_cpu
 
     loaded = load_on_cpu(model)
     difference = export(loaded, file)
     shape = ", ".join(map(str, loaded.input_shape))
-    click.echo(f"{file}: features (batch, {shape}) to probabilities (batch, {len(loaded.classes)})")
-    click.echo(f"The largest difference to the original on random inputs is {difference:.1e} (at most {TOLERANCE:g}).")
+    put(
+        f"{file}: features (batch, {shape}) to probabilities (batch, {len(loaded.classes)})\n"
+        f"The features are those that config.json names; trainables.saved makes them of a recording.\n"
+        f"The largest difference to the original on random inputs is {difference:.1e} (at most {TOLERANCE:g}).\n"
+    )
 
 
 def main() -> None:

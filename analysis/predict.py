@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,8 @@ from trainables.corpora.audio import BadAudio
 from trainables.corpora.listing import printable as utf8
 from trainables.corpora.tree import SUFFIXES
 from trainables.errors import UserError
-from trainables.files import replace_file
+from trainables.outputs import check_output, write_output
+from trainables.retrain import find_config
 
 if TYPE_CHECKING:  # Torch takes seconds to import
     from trainables.saved import SavedModel
@@ -181,7 +182,7 @@ def as_json(found: Predictions) -> str:
         ],
         "skipped": [{"file": skipped.name, "reason": skipped.reason} for skipped in found.skipped],
     }
-    return json.dumps(record, ensure_ascii=False, indent=2) + "\n"
+    return json.dumps(record, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
 
 
 def as_table(found: Predictions, width: int | None = None) -> str:
@@ -237,10 +238,37 @@ def _csv(lines: list[list[str]]) -> str:
 
 def write_text(file: Path, text: str) -> None:
     """Writes a file as a whole; raises UserError where that is not possible."""
+    write_output(file, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def put(text: str) -> None:
+    """Writes a result to standard output: exactly, or on a terminal without what would control it.
+
+    Raises UserError where that is not possible, and BrokenPipeError where nobody reads it any more.
+    """
+    if sys.stdout is None:
+        raise UserError("A result needs somewhere to go, but standard output is closed. Redirect it to a file.")
+    if sys.stdout.isatty():
+        text = printable_lines(text)
     try:
-        replace_file(file, lambda path: path.write_text(text, encoding="utf-8"))
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise UserError(f"{file} cannot be written ({error.strerror or error}). Name another file.") from error
+        _give_up_output()
+        raise UserError(f"Standard output cannot be written ({error.strerror or error}). Redirect it.") from error
+
+
+def printable_lines(text: str) -> str:
+    """The text without control characters other than the ends of lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def places_of_model(model: Path) -> tuple[Path, ...]:
+    """The folders in which no result may lie: the model's, and the one that was named; raises UserError."""
+    return (find_config(model).parent, *([model] if model.is_dir() else []))
 
 
 @contextmanager
@@ -280,6 +308,7 @@ def _command(model: Path, places: tuple[Path, ...], form: str | None, output: Pa
     used is named with the reason and left out; the exit code is 1 where nothing is left.
     """
     form = form or _by_ending(output)
+    _check_outputs(model, places, output, answers)
     from trainables.saved import load
 
     loaded = load(model)
@@ -293,16 +322,23 @@ def _command(model: Path, places: tuple[Path, ...], form: str | None, output: Pa
         say(f"{cut:,} {longer} longer than any in training; {whose} first {loaded.clip_seconds:g} s count.")
     if answers is not None and found.rows:
         write_text(answers, submission(found))
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    width = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else None
     text = {"csv": as_csv, "json": as_json}[form](found) if form != "table" else as_table(found, width)
     if output is not None:
         write_text(output, text)
     else:
-        sys.stdout.buffer.write(text.encode())
-        sys.stdout.flush()
+        put(text)
     if not found.rows:
         say("Error: Nothing could be classified.")
     return 0 if found.rows else 1
+
+
+def _check_outputs(model: Path, places: Sequence[Path], output: Path | None, answers: Path | None) -> None:
+    """Raises UserError where a result would replace the model, a recording or the other result."""
+    outputs = [file for file in (output, answers) if file is not None]
+    recordings = [one.path for one in find(places)[0]] if any(map(os.path.exists, outputs)) else []
+    for number, file in enumerate(outputs):
+        check_output(file, places_of_model(model), [*recordings, *outputs[:number]])
 
 
 def _by_ending(output: Path | None) -> str:
@@ -322,10 +358,19 @@ def run(command: click.Command, module: str) -> None:
     except (KeyboardInterrupt, click.Abort):
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read the output has gone; Python would complain once more when it closes it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         sys.exit(1)
+    except OSError as error:
+        _give_up_output()
+        what = printable(str(error.filename)) if error.filename else "What comes out"
+        sys.exit(f"Error: {what} cannot be read or written ({error.strerror or error}). Check the disk.")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _give_up_output() -> None:
+    """What could not be written must not be tried once more, with a complaint, when Python closes the output."""
+    with suppress(AttributeError, ValueError):  # there is none, or it is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> None:

@@ -10,8 +10,10 @@ Equal studies give equal bytes.
 
 import base64
 import math
+import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -31,11 +33,16 @@ from analysis.load import Studies
 from trainables.corpora.importer import cores
 from trainables.errors import UserError
 
+_PAGE, _FOLDERS = "index.html", ("figures", "data", "tables")
+_STRAY = ".DS_Store"  # laid by a Mac into every folder that is looked at
 _MARK = '<meta name="generator" content="etude">'
 
 _FEW = 12  # studies and models
 _MOST_DRAWERS = 4
 _PIXELS_PER_POINT = 1.48  # a drawing of the usual width is as wide as a line of text
+
+_TAG = re.compile("<[^>]*>")
+_REFERENCE = re.compile(r'(href="#|url\(#)([\w.-]+)')
 
 STATES = ("complete", "pruned", "failed", "running")
 
@@ -62,35 +69,65 @@ def write(studies: Studies, output: Path, listen: Listen = lambda title: None) -
     It is made beside and put there when it is whole. `listen` is told the title of each item. Raises UserError.
     """
     check_free(output)
-    partial = output.with_name(output.name + ".partial")
+    place = Path(os.path.realpath(output))
+    with _writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    made, earlier = beside / "made", beside / "earlier"
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        for name in ("figures", "data", "tables"):
-            (partial / name).mkdir(parents=True)
-        page = render(studies, partial, listen)
-        (partial / "index.html").write_text(page, encoding="utf-8")
-        if output.exists():
-            shutil.rmtree(output)
-        partial.rename(output)
+        with _writing(place):
+            for name in _FOLDERS:
+                (made / name).mkdir(parents=True)
+        page = render(studies, made, listen)
+        with _writing(place):
+            (made / _PAGE).write_text(page, encoding="utf-8")
+            check_free(output)  # again, since drawing takes its time
+            if place.exists():
+                place.rename(earlier)
+            made.rename(place)
+    except OSError as error:
+        raise UserError(
+            f"A report needs to read its studies and their corpus, but that failed ({error}). "
+            f"Check that they are there, and that there is room for temporary files."
+        ) from error
+    finally:
+        if earlier.exists() and not place.exists():
+            earlier.rename(place)
+        shutil.rmtree(beside, ignore_errors=True)
+    return output / _PAGE
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """What fails in it is said to be the output's fault."""
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"A report needs a folder that can be written, but {error.filename or output} cannot be "
             f"({error.strerror or error}). Name another with --output."
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return output / "index.html"
 
 
 def check_free(output: Path) -> None:
-    """Raises UserError where something lies in the way that is no report."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+    """Raises UserError where something lies in the way that is no report, or in a report that is no part of it."""
+    place = Path(os.path.realpath(output))
+    if not os.path.lexists(place):
         return
-    page = output / "index.html"
-    if not page.is_file() or _MARK not in page.read_text(encoding="utf-8", errors="replace")[:2000]:
+    with _writing(place):
+        found = {path.name for path in place.iterdir()} - {_STRAY} if place.is_dir() else {place.name}
+        if not found:
+            return
+        page, known = place / _PAGE, {_PAGE, *_FOLDERS}
+        if not page.is_file() or _MARK not in page.read_text(encoding="utf-8", errors="replace")[:2000]:
+            raise UserError(
+                f"The folder for the report must be new, empty or an earlier report, but {output} is not. "
+                f"Name another with --output."
+            )
+    if others := sorted(found - known):
         raise UserError(
-            f"The folder for the report must be new, empty or an earlier report, but {output} is not. "
-            f"Name another with --output."
+            f"The folder for the report is replaced as a whole, but in {output} lies {others[0]!r}, which is no part "
+            f"of a report. Move it elsewhere, or name another folder with --output."
         )
 
 
@@ -107,7 +144,8 @@ def render(studies: Studies, folder: Path, listen: Listen = lambda title: None) 
         listen("Drawing what is left …")
         for chapter in chapters:
             chapter["parts"] = [part.result() if isinstance(part, Future) else part for part in chapter["parts"]]
-    return _template().render(mark=_MARK, chapters=chapters, studies=[_facts(study) for study in studies.studies])
+    facts = [_facts(study) for study in studies.studies]
+    return style.visible(_template().render(mark=_MARK, chapters=chapters, studies=facts))
 
 
 @contextmanager
@@ -175,7 +213,8 @@ def _drawn(item: Item, folder: Path) -> Part:
     if isinstance(item, Missing):
         return Part("missing", item.name, item.title, item.reason)
     if isinstance(item, Table):
-        item.data.to_csv(folder / "tables" / f"{item.name}.csv", index=False)
+        with _writing(folder):
+            item.data.to_csv(folder / "tables" / f"{item.name}.csv", index=False)
         return _table(item)
     figure = item.figure if isinstance(item, Clips) else item
     sounds = tuple(
@@ -200,26 +239,30 @@ def _table(item: Table) -> Part:
 
 def _save(figure: Figure, folder: Path) -> str:
     """Writes a figure and its data; returns it as markup for the page."""
-    figure.data.to_csv(folder / "data" / f"{figure.name}.csv", index=False)
     drawing = figure.draw(figure.data)
-    vector = style.svg(drawing)
-    (folder / "figures" / f"{figure.name}.svg").write_bytes(vector)
-    (folder / "figures" / f"{figure.name}.png").write_bytes(style.png(drawing))
+    vector, pixels = style.svg(drawing), style.png(drawing)
+    with _writing(folder):
+        figure.data.to_csv(folder / "data" / f"{figure.name}.csv", index=False)
+        (folder / "figures" / f"{figure.name}.svg").write_bytes(vector)
+        (folder / "figures" / f"{figure.name}.png").write_bytes(pixels)
     return inline(vector.decode(), figure.name, figure.title)
 
 
 def inline(svg: str, name: str, title: str) -> str:
     """An SVG file as a part of a page: names that are unique in it, and ink and paper as the page has them."""
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    used = set(re.findall(r"#([A-Za-z_][\w.-]*)", svg))
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    used = {match[2] for tag in _TAG.findall(svg) for match in _REFERENCE.finditer(tag)}
 
     def rename(match: re.Match[str]) -> str:
         return f' id="{name}-{match[1]}"' if match[1] in used else ""
 
-    svg = re.sub(r' id="([^"]*)"', rename, svg)
-    svg = re.sub(r'(href="#|url\(#)([\w.-]+)', rf"\1{name}-\2", svg)
-    svg = svg.replace(style.INK, "var(--ink)").replace(style.PAPER, "var(--paper)")
+    def adapt(match: re.Match[str]) -> str:
+        tag = re.sub(r' id="([^"]*)"', rename, match[0])
+        tag = _REFERENCE.sub(rf"\1{name}-\2", tag)
+        return tag.replace(style.INK, "var(--ink)").replace(style.PAPER, "var(--paper)")
+
+    svg = _TAG.sub(adapt, svg)  # what stands between tags is a figure's words
     label, width = markupsafe.escape(title), re.search(r'width="([\d.]+)pt"', svg)
     assert width, "Matplotlib gives a drawing's width in points"
     size = f"max-width: {_PIXELS_PER_POINT * float(width[1]):.0f}px"

@@ -1,7 +1,6 @@
 """The end of a study: choose, score on test, and lay down what is needed to use and to believe the winner."""
 
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +68,7 @@ def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
         inputs = data.trial_data(config.data, config.features, data.choose_device())
         for _ in loop.train(config, inputs, checkpoint_folder):
             pass
-    started = time.perf_counter()
     predictions = predict(config, weights, ("tune", "valid", "test"))
-    prediction_seconds = time.perf_counter() - started
     saved.save(folder, config, weights)
     dataset = data.load(config.data)
     size = footprint(config, data.input_shape(dataset, config.features), len(dataset.split.classes))
@@ -86,8 +83,7 @@ def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
         "epochs": trial.epoch,
         "trainable_parameters": size.trainable_parameters,
         "training_seconds": round(_training_seconds(engine, trial.number), 3),
-        # Of a batch, with reading and features, unless those are cached; on this machine.
-        "prediction_ms": round(1000 * prediction_seconds / len(predictions), 3),
+        "prediction_ms": round(1000 * saved.seconds_per_clip(saved.load(folder), dataset), 3),
         "params": trial.params,
         "changes": list(published.changes) if published else [],
         "splits": summarise(predictions),

@@ -40,7 +40,7 @@ def read_rows(path: Path) -> list[Row]:
     *lines, _ = path.read_bytes().split(b"\n")
     try:
         return [json.loads(line) for line in lines]
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise UserError(
             f"Every line of a journal must be JSON, but {path} has one that is not ({error}). {_RESTORE}"
         ) from error

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.errors import UserError
-from trainables.files import replace_file
+from trainables.outputs import write_output
 from trainables.saved import SavedModel, load
 
 INPUT, OUTPUT = "features", "probabilities"
@@ -61,10 +61,7 @@ def export(model: SavedModel, file: Path) -> float:
                 f"{differences[-1]:.2g}. No file was written; use the model's folder itself."
             )
 
-    try:
-        replace_file(file, write)
-    except OSError as error:
-        raise UserError(f"{file} cannot be written ({error.strerror or error}). Name another file.") from error
+    write_output(file, write)
     return differences[-1]
 
 
@@ -83,7 +80,7 @@ def metadata(model: SavedModel) -> dict[str, str]:
         "scaling": model.fitted.to_json() if model.fitted else None,
         "family": model.config.family,
     }
-    return {name: json.dumps(value, ensure_ascii=False) for name, value in found.items()}
+    return {name: json.dumps(value, ensure_ascii=False, allow_nan=False) for name, value in found.items()}
 
 
 def difference(model: SavedModel, file: Path, seed: int = 0) -> float:

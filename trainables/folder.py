@@ -32,6 +32,12 @@ class Folder:
         """The last part of its path."""
         return self.path.rstrip("/").rpartition("/")[2]
 
+    @property
+    def identity(self) -> str:
+        """Equal for the same folder, by whatever path it was named."""
+        local = isinstance(self.filesystem, fs.LocalFileSystem)
+        return f"{self.filesystem.type_name}:{os.path.realpath(self.path) if local else self.path.rstrip('/')}"
+
     def __truediv__(self, name: str) -> "Folder":
         assert name not in ("", ".", "..") and "/" not in name.strip("/"), f"{name!r} would lead elsewhere"
         return Folder(self.filesystem, f"{self.path.rstrip('/')}/{name}", f"{self.address.rstrip('/')}/{name}")
@@ -56,7 +62,7 @@ class Folder:
         """The content of a JSON file; raises UserError."""
         try:
             content = json.loads(self.read(name))
-        except ValueError as error:
+        except (RecursionError, ValueError) as error:
             raise UserError(
                 f"{self._file(name)} must be JSON, but is not ({error}). Restore it from a copy."
             ) from error
@@ -108,7 +114,9 @@ def open_folder(location: str | Path) -> Folder:
     """
     text = str(location)
     if "://" not in text:
-        path = str(Path(text).expanduser().absolute())
+        place = Path(text).expanduser()
+        # Two dots lead from where a link points to, so that they can only go together with it.
+        path = str(place.resolve() if ".." in place.parts else place.absolute())
         return Folder(fs.LocalFileSystem(), path, path)
     if any(part in (".", "..") for part in text.split("/")):
         raise UserError(f"An address must name its folder outright, but {text} has a dot for a part. Write it in full.")

@@ -12,20 +12,20 @@ from typing import Any
 import click
 
 from trainables.errors import UserError
-from trainables.files import WEIGHTS
+from trainables.files import STATE, WEIGHTS, replace_file, write_json
 
 CONFIG = "config.json"
 
 
 def retrain(config_file: Path, folder: Path) -> dict[str, Any]:
-    """Trains the configuration into `folder`; returns the scores per split, as in `metrics.json`.
+    """Trains the configuration into `folder`, which is a model then; returns the scores per split.
 
     Raises UserError where there is no whole configuration, and where the corpus is another by now.
     """
     record = _record(config_file)
     click.echo(f"Loading Torch and the corpus {record['data']['corpus']} …")
     # Imported here, because it takes seconds, in which something should stand on the screen.
-    from trainables import data, evaluate, loop, scoring
+    from trainables import data, evaluate, loop, saved, scoring
     from trainables.config import TrialConfig
 
     try:
@@ -37,7 +37,14 @@ def retrain(config_file: Path, folder: Path) -> dict[str, Any]:
     for report in loop.train(config, inputs, folder):
         click.echo(f"epoch {report.epoch}/{config.training.max_epochs}  tune {report.tune_balanced_accuracy:.4f}")
     click.echo("Scoring tune, valid and test …")
-    return scoring.summarise(evaluate.predict(config, folder / WEIGHTS, ("tune", "valid", "test")))
+    predictions = evaluate.predict(config, folder / WEIGHTS, ("tune", "valid", "test"))
+    found = scoring.summarise(predictions)
+    saved.save(folder, config, folder / WEIGHTS)
+    replace_file(folder / "predictions.parquet", lambda path: predictions.to_parquet(path, index=False))
+    write_json(folder / "metrics.json", {"splits": found})
+    for name in (STATE, WEIGHTS):
+        (folder / name).unlink(missing_ok=True)
+    return found
 
 
 def _record(config_file: Path) -> dict[str, Any]:

@@ -10,7 +10,9 @@ Nothing is unpickled, and no module is imported that a file names, unless it is 
 import math
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,28 +20,48 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from trainables import checkpoint, data, loop
 from trainables.config import TrialConfig
-from trainables.corpora.audio import FULL_SCALE, BadAudio, Decoded, Samples, convert, decode, read_file
+from trainables.corpora.audio import FULL_SCALE, RATES_HZ, BadAudio, Decoded, Samples, convert, decode, read_file
 from trainables.corpora.importer import cores
 from trainables.corpora.splits import Rows
 from trainables.errors import UserError
 from trainables.evaluate import averaged
-from trainables.features import KINDS, excerpt_seconds, vector
+from trainables.features import EXCERPTS, KINDS, Features, excerpt_seconds, vector
 from trainables.features.descriptors import BadClip
+from trainables.features.picture import Picture
 from trainables.features.vector import Fitted, Vector
+from trainables.features.waveform import Waveform
 from trainables.files import read_json, replace_file, write_json
 from trainables.layers import layers
 from trainables.retrain import find_config
 
 WEIGHTS, CONFIG, FEATURES = "model.safetensors", "config.json", "features.safetensors"
+NOT_FINITE = "not finite: the model's answer holds NaN"
 _KEYS = ("config", "classes", "sample_rate_hz", "clip_seconds", "input_shape", "layers")
+
+# What wrong values in a `config.json` raise somewhere.
+_WRONG = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 _MAX_FILE_BYTES = 2**30  # read at once; an hour and a half of stereo as CDs have it
 _MIN_SECONDS = 0.01
+_NOISE_SECONDS = 0.2
+_MAX_SAMPLES = 2**28  # of an excerpt: four hours at 16 kHz, a gigabyte
+_MAX_PIXELS = 2048  # a picture's height and width
+_MAX_FRAMES = 2**15  # of a picture's transform, and its bins: matrices as wide and as high shrink them
 _MIN_SHARE = 0.1  # of a corpus of clicks, whose longest clip is hardly longer than that
 
 Chances = npt.NDArray[np.float32]
@@ -106,7 +128,7 @@ class SavedModel:
     def chances(self, clips: Sequence[Samples]) -> Chances:
         """Probabilities `(clips, classes)` of clips at `sample_rate_hz`, none longer than `clip_seconds`.
 
-        Raises BadAudio where a clip cannot be described.
+        Raises BadAudio where one of them cannot be described, or has an answer that is not finite.
         """
         found, numbers = [], []
         with torch.inference_mode():
@@ -114,10 +136,15 @@ class SavedModel:
                 found.append(loop.forward(self.network, inputs).softmax(1))
                 numbers.append(of_clips)
             chances: Chances = averaged(torch.cat(found), torch.cat(numbers), len(clips)).cpu().numpy()
+        if not np.isfinite(chances).all():
+            raise BadAudio(NOT_FINITE)
         return chances
 
     def chances_of_vectors(self, values: npt.NDArray[np.float32]) -> Chances:
-        """Probabilities `(clips, classes)` of descriptors `(clips, names)`, as `vector.table` has them."""
+        """Probabilities `(clips, classes)` of descriptors `(clips, names)`, as `vector.table` has them.
+
+        They are NaN where an answer is not finite.
+        """
         with torch.inference_mode():
             parts = [loop.forward(self.network, inputs).softmax(1) for inputs in self._scaled(values)]
             chances: Chances = torch.cat(parts).cpu().numpy()
@@ -183,6 +210,25 @@ def save(folder: Path, config: TrialConfig, weights: Path) -> None:
     write_json(folder / CONFIG, record)
 
 
+def seconds_per_clip(model: SavedModel, dataset: data.Dataset, clips: int = 20) -> float:
+    """The median time to answer a clip by itself, features included: what someone with one recording waits for.
+
+    All models are given the same clips of the test split, or of training where that is empty. A batch would be faster,
+    but then features that were computed for another model count for nothing in one and for everything in the other.
+    """
+    store = dataset.store
+    samples = store.samples.view(np.ndarray)
+    rows = dataset.rows("test") if len(dataset.rows("test")) else dataset.rows("train")
+    places = store.clips[["offset", "samples"]].iloc[[rows[0], *rows[:clips]]]  # the first pays for what is made once
+    taken = []
+    for offset, length in places.itertuples(index=False):
+        started = time.perf_counter()
+        with suppress(BadAudio):
+            model.chances([samples[offset : offset + length]])
+        taken.append(time.perf_counter() - started)
+    return float(np.median(taken[1:]))
+
+
 def whole(folder: Path, config: TrialConfig) -> bool:
     """Whether a folder holds all that `save` writes for a configuration; older studies wrote less."""
     files = [WEIGHTS, CONFIG, *([FEATURES] if isinstance(config.features, Vector) else [])]
@@ -221,9 +267,18 @@ def load(place: Path, device: torch.device | None = None) -> SavedModel:
         _check(found)
         # As in training: on busy cores several threads took 27 times as long for one clip after the other.
         torch.set_num_threads(max(1, min(config.threads, cores())))
-    except (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, TypeError, ValueError) as error:
+        _try_out(found)
+    except _WRONG as error:
         raise _not_whole(file, f"{type(error).__name__}: {error}") from error
     return found
+
+
+def _try_out(found: SavedModel) -> None:
+    """Classifies a short noise: what `config.json` says may be of the right form and still make no sense."""
+    samples = math.ceil(min(_NOISE_SECONDS, found.clip_seconds) * found.sample_rate_hz)
+    noise = np.random.default_rng(0).integers(-3000, 3000, samples).astype(np.int16)
+    with np.errstate(all="ignore"), suppress(BadAudio):  # a verdict on the noise, which a recording may get too
+        found.chances([noise])
 
 
 def _record(file: Path) -> dict[str, Any]:
@@ -258,12 +313,33 @@ def _record(file: Path) -> dict[str, Any]:
 def _network(weights: Path, config: TrialConfig, record: dict[str, Any]) -> nn.Module:
     if not weights.is_file():
         raise UserError(f"A model's folder must hold {WEIGHTS}, but {weights.parent} does not. Give the whole folder.")
+    plain, shape, classes = loop.without_initial_weights(config), tuple(record["input_shape"]), len(record["classes"])
     try:
-        network = loop.build(loop.without_initial_weights(config), tuple(record["input_shape"]), len(record["classes"]))
+        # Before anything is allocated: a line of JSON can ask for more memory than there is.
+        with torch.device("meta"):
+            wanted = {
+                name: tuple(value.shape) for name, value in loop.build(plain, shape, classes).state_dict().items()
+            }
+        _check_shapes(weights, wanted)
+        network = loop.build(plain, shape, classes)
         checkpoint.load_weights(weights, network)
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise _not_whole(weights, str(error).splitlines()[0]) from error
+        raise _not_whole(weights, (str(error).splitlines() or [type(error).__name__])[0]) from error
+    if not all(bool(value.isfinite().all()) for value in network.state_dict().values()):
+        raise _not_whole(weights, "some of its numbers are NaN or infinite")
     return network
+
+
+def _check_shapes(weights: Path, wanted: dict[str, tuple[int, ...]]) -> None:
+    """Raises UserError where a file's weights, of which only the names and shapes are read, are not those `wanted`."""
+    with safe_open(weights, "np") as content:
+        held = {name: tuple(content.get_slice(name).get_shape()) for name in content.keys()}  # noqa: SIM118
+    for name in sorted({*wanted, *held}):
+        if held.get(name) != wanted.get(name):
+            raise _not_whole(
+                weights,
+                f"{name} is {held.get(name, 'missing')}, where {CONFIG} makes it {wanted.get(name, 'no part')}",
+            )
 
 
 def _fitted(file: Path) -> Fitted:
@@ -278,8 +354,9 @@ def _fitted(file: Path) -> Fitted:
 def _check(found: SavedModel) -> None:
     """Raises ValueError where the parts of a model do not fit each other."""
     how = found.config.features
-    if found.sample_rate_hz <= 0 or not 0 < found.clip_seconds <= 3600:
+    if found.sample_rate_hz not in RATES_HZ or not 0 < found.clip_seconds <= 3600:
         raise ValueError(f"clips of {found.clip_seconds} s at {found.sample_rate_hz} Hz")
+    _check_features(how, found.sample_rate_hz, found.clip_seconds)
     if found.fitted is None:
         wanted = how.shape(found.sample_rate_hz, found.clip_seconds)
     else:
@@ -289,6 +366,20 @@ def _check(found: SavedModel) -> None:
             raise ValueError(f"{FEATURES} scales {len(found.fitted.mean)} columns of {columns[0]}")
     if wanted != found.input_shape:
         raise ValueError(f"inputs of shape {found.input_shape}, where its features have {wanted}")
+
+
+def _check_features(how: Features, sample_rate_hz: int, clip_seconds: float) -> None:
+    """Raises ValueError where inputs would take absurd amounts of memory, or excerpts are of no known kind."""
+    rate_hz = sample_rate_hz
+    if isinstance(how, Waveform) and how.resample_hz:
+        rate_hz = max(rate_hz, how.resample_hz)
+    samples = excerpt_seconds(how, clip_seconds) * rate_hz if not isinstance(how, Vector) else 1
+    if how.excerpt not in EXCERPTS or rate_hz not in RATES_HZ or not 1 <= samples <= _MAX_SAMPLES:
+        raise ValueError(f"excerpts {how.excerpt!r} of {how.seconds} s at {rate_hz} Hz")
+    if isinstance(how, Picture):
+        frames = samples / how.hop_samples
+        if not (0 < how.size <= _MAX_PIXELS and max(frames, how.frame_samples / 2) <= _MAX_FRAMES):
+            raise ValueError(f"pictures of {how.size} pixels, every {how.hop_samples} of {how.frame_samples} samples")
 
 
 def _texts(values: Any) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ MOMENTS = 128  # of a spectrogram
 HIGH, LOW = 0.9, 0.1
 COLUMNS = 3
 TITLE_SIZE, TICK_SIZE = 7, 6.5
+_WAVE = "#6b7f94"  # no family's colour: a recording is no model's
 
 
 @dataclass(frozen=True)
@@ -290,7 +291,7 @@ def draw_waveforms(data: pd.DataFrame) -> Drawing:
         length, most = _length(seconds), max(float(np.abs([low, high]).max()), 1e-6)
         low, high = (place.bottom + place.height * (0.5 + 0.5 * part / most) for part in (low, high))
         across = place.left + place.width * seconds / length
-        plot.fill_between(across, low, high, color=style.COLOURS[0], linewidth=0.6)
+        plot.fill_between(across, low, high, color=_WAVE, linewidth=0.6)
         _scale(plot, place, length, [(0.0, f"−{most:.2g}"), (0.5, "0"), (1.0, f"{most:.2g}")])
     plot.text(0.05, drawing.get_figheight() / 2, "amplitude", fontsize=8, ha="left", va="center", rotation=90)
     return drawing

@@ -27,6 +27,8 @@ from analysis.figures.models import (
     scored,
 )
 from analysis.load import Studies
+from trainables.corpora.wording import counted
+from trainables.errors import UserError
 from trainables.scoring import classes_of
 
 LOSSES = ("ce", "hinge", "kl")
@@ -52,6 +54,24 @@ def items(studies: Studies) -> Iterator[Item]:
             f"Two models can be compared on clips that both were tested on, but {few} scored so far"
             f"{' on the same clips' if len(models) > 1 else ''}. Search another family on the same corpus and task.",
         )
+
+
+def disagreements(studies: Studies, one: str, other: str) -> Iterator[Item]:
+    """Where any two models, named as in the leaderboard, disagree: recall by class, and the clips that tell most.
+
+    Raises UserError where there is no such model, or where they were scored on different clips.
+    """
+    models = {model.label: model for model in scored(studies)}
+    for name in (one, other):
+        if name not in models:
+            known = ", ".join(models) or "those scored, of which there is none"
+            raise UserError(f"A model must be one of {known}, but is {name!r}.")
+    first, second = models[one], models[other]
+    if not any(first in group and second in group for group in same_clips([first, second])):
+        raise UserError(
+            f"Two models can be compared on clips that both were tested on, but {one} and {other} were not."
+        )
+    yield from _pair(first, second)
 
 
 # --- the loss at everything else equal ----------------------------------------------------------------------------
@@ -112,8 +132,9 @@ def _losses(studies: Studies, models: list[Scored]) -> Iterator[Item]:
     data = pd.DataFrame([row for number, group in enumerate(groups, start=1) for row in _loss_rows(number, group)])
     tested = int(data["balanced_accuracy"].notna().sum())
     words = (
-        f"{len(data)} trials, trained in full, in {len(groups)} group(s) within which family, corpus, budget and every "
-        f"value but the loss, its smoothing and the seed are equal. Best balanced accuracy on tune; and, of the "
+        f"{len(data)} trials, trained in full, in {counted(len(groups), 'group', 'groups')} within which family, "
+        f"corpus, budget and every value but the loss, its smoothing and the seed are equal. Best balanced accuracy on "
+        f"tune; and, of the "
         f"{tested} whose predictions are stored, accuracy and balanced accuracy on test with 95 % intervals. "
         f"`difference` is in balanced accuracy to the group's first tested trial, paired on the same resampled clips. "
         f"Each trial is one training, so the luck of its seed is in every difference, and not in the intervals."
@@ -205,7 +226,7 @@ def _draw_losses(data: pd.DataFrame) -> Drawing:
     colours = [style.family_colour(family) for family in data["family"]]
     left.hlines(places, data["low"], data["high"], colors=colours, linewidth=1.6)
     draw_marks(left, data, data["balanced_accuracy"], places)
-    left.set_xlim(0, 1)
+    left.set_xlim(-0.02, 1.02)
     right.axvline(0, color=style.INK, linestyle=":", linewidth=1)
     right.hlines(places, data["difference_low"], data["difference_high"], colors=colours, linewidth=1.6)
     draw_marks(right, data, data["difference"], places)

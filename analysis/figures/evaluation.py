@@ -125,7 +125,7 @@ def _draw_scores(data: pd.DataFrame) -> Drawing:
         colours = [style.family_colour(family) for family in data["family"]]
         axes.hlines(places, low, high, colors=colours, linewidth=1.6)
         draw_marks(axes, data, data[f"test_{metric}"], places)
-        axes.set_xlim(0, 1)
+        axes.set_xlim(-0.02, 1.02)
     extra = [
         Line2D([], [], marker=marker, color=style.FAINT, linestyle="", label=split)
         for split, marker in (("tune", "|"), ("valid", "x"))
@@ -220,7 +220,8 @@ def _draw_curves(data: pd.DataFrame, family: str) -> Drawing:
         axes.set_title(metric.replace("_", "-"))
         axes.set_xlabel("epoch")
     drawing.axes[0].set_ylim(0, 1.02)
-    drawing.axes[1].set_ylim(bottom=0)
+    highest = float(np.nanmax(data[["train_cross_entropy", "tune_cross_entropy"]].to_numpy("float64", na_value=0.0)))
+    drawing.axes[1].set_ylim(0, 1.06 * highest or 1.0)
     drawing.axes[1].legend(loc="best")
     return drawing
 
@@ -345,7 +346,7 @@ def _layers(model: Scored) -> Item:
             name,
             title,
             f"Study {model.model.study} was finished before layers were stored with a model, so those of {model.label} "
-            f"are not known.",
+            f"are not known. Resumed with search/run.py --resume it stores them.",
         )
     data = pd.DataFrame(layers)[["name", "kind", "output_shape", "parameters", "trainable"]]
     data["output_shape"] = [" × ".join(map(str, shape or ("not used",))) for shape in data["output_shape"]]

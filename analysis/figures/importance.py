@@ -74,6 +74,13 @@ def unknowable(study: Study) -> str | None:
     return None
 
 
+def in_order(study: Study) -> str:
+    """How the parameters of `ranking` are ordered, in words."""
+    if unknowable(study) is None:
+        return "the most important first"
+    return "those with most different values first, since importance cannot be told"
+
+
 def ranking(study: Study) -> list[str]:
     """The parameters, the most important first as in `importances`; where that cannot tell, those with most values."""
     names = [param.name for param in study.space.params]

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.tri import Triangulation, UniformTriRefiner
 
 from analysis.figures import Figure, Missing, panels, scales, style
+from analysis.figures.importance import in_order
 from analysis.figures.panels import Panel
 from analysis.figures.scales import Scale
 from analysis.load import Study
@@ -31,7 +32,7 @@ Pair = tuple[Scale, Scale]
 
 def pairs(study: Study, order: Sequence[str]) -> Figure | Missing:
     """Scores over pairs of parameters: of the three first numerical ones, and of the first with three of few values."""
-    name, title = style.file_name("pairs", study.name), f"Pairs of the most important parameters: {study.name}"
+    name, title = style.file_name("pairs", study.name), f"Pairs of parameters: {study.name}"
     rows = scales.scored(study)
     rows = rows[rows["full"]].reset_index(drop=True)
     if len(rows) < 2:
@@ -45,8 +46,8 @@ def pairs(study: Study, order: Sequence[str]) -> Figure | Missing:
     used = list(dict.fromkeys(axis.column for pair in shown for axis in pair))
     kept = [str(column) for column in rows if not str(column).startswith("param.")]
     caption = (
-        f"Score (balanced accuracy on tune) over pairs of the most important parameters of {study.name}, of those "
-        f"that apply to at least half of the trials. A dot per trial at full length to which both apply, the winner "
+        f"Score (balanced accuracy on tune) over pairs of parameters of {study.name}, of those that apply to at "
+        f"least half of the trials, {in_order(study)}. A dot per trial at full length to which both apply, the winner "
         f"starred. Areas: the mean of the scores nearby, within the hull of the dots, where there are at least "
         f"{_FEWEST}; nothing is interpolated between categories or steps, where dots are spread instead. "
         f"n = {len(rows)} trials."
@@ -225,9 +226,8 @@ def _cells(panel: Axes, data: pd.DataFrame, losses: tuple[str, ...], columns: li
         count = counts[line, column]
         words = f"{mean:.3f}\nn = {count}" if count else "no trial"
         dark = bool(count) and (mean - low) / (high - low) > 0.5
-        panel.text(
-            column, line, words, ha="center", va="center", fontsize=8, color=style.ON_DARK if dark else style.ON_LIGHT
-        )
+        colour = style.ON_DARK if dark else style.ON_LIGHT if count else style.INK
+        panel.text(column, line, words, ha="center", va="center", fontsize=8, color=colour)
     panel.grid(visible=False)
     panel.tick_params(length=0)
 

@@ -173,7 +173,8 @@ def logarithmic(axes: Axes, values: "pd.Series[float]") -> None:
 def inches(texts: Iterable[str], size: float) -> float:
     """How wide the widest of some texts is at a size in points."""
     font = FontProperties(family="DejaVu Sans", size=size)
-    return max((text_to_path.get_text_width_height_descent(t, font, False)[0] / 72 for t in texts), default=0.0)
+    with style.any_script():
+        return max((text_to_path.get_text_width_height_descent(t, font, False)[0] / 72 for t in texts), default=0.0)
 
 
 def label_size(n: int) -> float:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from analysis import predictions
 from analysis.best import pareto
 from analysis.figures import Figure, Item, Missing, Table, style
 from analysis.figures.progress import MARKERS, ORIGINS, warnings_of
@@ -67,12 +68,14 @@ def leaderboard(studies: Studies) -> Item:
     table = pd.DataFrame(rows).astype({"parameters": "Int64"})
     if len(parts) == 1:
         table = table.drop(columns="data")
+    if (table["study"] == table["family"]).all():
+        table = table.drop(columns="study")
     words = (
         "Sorted by balanced accuracy on tune, by which each was chosen; test decided nothing. "
-        f"{_sizes(studies)} test_low and test_high are the 95 % interval of the balanced accuracy on test, from "
-        "resampling groups and the clips in them. training_seconds is the time that its epochs took, prediction_ms the "
-        "time to read and score a clip, each on the machine of its study. Changes name what of a recipe is not as "
-        "published. Chosen models stand out."
+        f"{_sizes(studies)} The interval (95 %) is that of the balanced accuracy on test, from resampling groups and "
+        "the clips in them. training_seconds is the time that its epochs took, prediction_ms the median time to answer "
+        "a recording by itself, features included, each on the machine of its study. Changes name what of a recipe is "
+        "not as published. Chosen models stand out."
     )
     if len(parts) > 1:
         words = f"The studies are of different data, which the column data names: compare only within it. {words}"
@@ -83,8 +86,11 @@ def leaderboard(studies: Studies) -> Item:
 
 
 def _board_row(model: Model, data: str) -> dict[str, Any]:
-    metrics, splits = model.metrics, model.metrics["splits"]
-    low, high = splits.get("test", {}).get("balanced_accuracy_interval") or (None, None)
+    """Scores are computed from the stored predictions, like those of all other figures and tables."""
+    metrics = model.metrics
+    rows = {split: predictions.part(model.predictions, split) for split in SPLITS}
+    found = {split: predictions.overall(part) for split, part in rows.items() if len(part)}
+    low, high = _interval(model) or (None, None)
     return {
         "study": model.study,
         "data": data,
@@ -92,18 +98,24 @@ def _board_row(model: Model, data: str) -> dict[str, Any]:
         "model": model.name,
         "kind": ("chosen, published" if model.baseline else "chosen") if model.chosen else "published",
         **{
-            f"{split}_{metric}": splits.get(split, {}).get(metric)
+            f"{split}_{metric}": getattr(found.get(split), metric, None)
             for metric in ("balanced_accuracy", "accuracy")
             for split in SPLITS
         },
-        "test_low": low,
-        "test_high": high,
-        "test_macro_f1": splits.get("test", {}).get("macro_f1"),
+        "test_interval_low": low,
+        "test_interval_high": high,
+        "test_macro_f1": getattr(found.get("test"), "macro_f1", None),
         "parameters": metrics["trainable_parameters"],
         "training_seconds": metrics["training_seconds"],
         "prediction_ms": metrics["prediction_ms"],
         "changes": model.changes,
     }
+
+
+def _interval(model: Model) -> tuple[float, float] | None:
+    """Of balanced accuracy on test, drawn as in every other figure; what an older study stored may differ a little."""
+    rows = predictions.part(model.predictions, "test")
+    return predictions.interval(rows, predictions.right(rows), balanced=True) if len(rows) else None
 
 
 def _sizes(studies: Studies) -> str:
@@ -170,9 +182,10 @@ def _clips(model: Model) -> str:
 def _pairs(models: list[Model]) -> Iterator[tuple[Model, Model]]:
     """Whom to compare with whom among models on the same clips, best on tune first."""
     chosen = [model for model in models if model.chosen]
-    against = [*chosen[:1], *[model for model in models if model.baseline][:1]]
+    recipes = [model for model in models if model.baseline]
+    against = [*chosen[:1], *recipes[:1]]
     if len(against) == 2 and against[0] is against[1]:
-        del against[1]
+        against = recipes[:2]  # the leader is itself the best of the recipes, and is compared with the next
     for model in chosen:
         yield from ((model, other) for other in against if other is not model)
 
@@ -217,8 +230,8 @@ def front(studies: Studies, cost: str, where: str = "") -> Item:
     caption = (
         f"Balanced accuracy on tune against {label} of all trials trained in full{where}; n = "
         f"{counted(len(data), 'trial', 'trials')} of {counted(data['study'].nunique(), 'study', 'studies')}. The line "
-        f"is the Pareto front: {counted(int(data['front'].sum()), 'trial', 'trials')}, ringed, for which no other "
-        "costs at most as much and scores at least as high."
+        f"is the Pareto front: {counted(int(data['front'].sum()), 'trial', 'trials')}, ringed. No other is better "
+        "than one of these in the one and at least as good in the other."
     )
     if cost == "train_seconds":
         caption += " Times depend on the machine and on what else ran on it."
@@ -328,7 +341,7 @@ COSTS: dict[str, tuple[str, Steps, Ticks]] = {
 def warnings(studies: Studies) -> Item:
     """What a reader should know before believing the numbers."""
     name, title = "warnings", "Warnings"
-    rows = [(study.name, sentence) for study in studies.studies for sentence in warnings_of(study)]
+    rows = [(study.name, sentence) for study in studies.studies for sentence in (*study.damaged, *warnings_of(study))]
     if not rows:
         return Missing(name, title, "There is nothing to warn of.")
     count = counted(len({study for study, _ in rows}), "study", "studies")

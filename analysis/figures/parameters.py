@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 import spaces
 from analysis.figures import Figure, Item, Missing, Table, panels, scales, style
-from analysis.figures.importance import ranking
+from analysis.figures.importance import in_order, ranking, unknowable
 from analysis.figures.interactions import loss_and_width, pairs
 from analysis.figures.panels import Panel
 from analysis.figures.scales import Scale
@@ -66,8 +66,8 @@ def parallel(study: Study, order: Sequence[str]) -> Figure | Missing:
     full = int(rows["full"].sum())
     caption = (
         f"A line per trial of {study.name}, through {_the_most(len(axes), study, rows)}. Coloured by score "
-        f"(balanced accuracy on tune): the {full} trials at full length, the winner thick. Grey: the "
-        f"{len(rows) - full} that were stopped, failed or still run. Where a parameter does not apply, "
+        f"(balanced accuracy on tune): the {full} trials at full length, the winner thick. "
+        f"{_grey(len(rows) - full)} Where a parameter does not apply, "
         f"a line passes through the lane at the bottom. n = {len(rows)} trials."
     )
     kept = [str(column) for column in rows if not str(column).startswith("param.")]
@@ -75,11 +75,20 @@ def parallel(study: Study, order: Sequence[str]) -> Figure | Missing:
     return Figure(name, title, caption, data, partial(_draw_parallel, axes=axes))
 
 
+def _faded(others: int) -> str:
+    return f"Faded: the {others} others, whose scores after fewer epochs cannot be compared." if others else ""
+
+
+def _grey(others: int) -> str:
+    return f"Grey: the {others} that were stopped, failed or still run." if others else "All were trained in full."
+
+
 def _the_most(count: int, study: Study, rows: pd.DataFrame) -> str:
     among = len(scales.varied(study, rows))
     if count == among:
         return f"all {among} parameters that varied" if among > 1 else "the one parameter that varied"
-    return f"the {count} most telling of {among} parameters that varied"
+    which = "most important" if unknowable(study) is None else "first by how many values they took"
+    return f"{count} of {among} parameters that varied, the {which}"
 
 
 def _telling(axes: list[Scale], order: Sequence[str]) -> tuple[Scale, ...]:
@@ -156,7 +165,7 @@ def _lane_ticks(axis: Scale) -> list[tuple[float, str]]:
 
 
 def slices(study: Study, order: Sequence[str]) -> Iterator[Figure | Missing]:
-    """Score against each parameter that varied, the most important first, as many figures as needed."""
+    """Score against each parameter that varied, in the order of `ranking`, as many figures as needed."""
     title = f"Score against each parameter: {study.name}"
     if reason := nothing_to_show(study):
         yield Missing(style.file_name("slices", study.name), title, reason)
@@ -171,8 +180,8 @@ def slices(study: Study, order: Sequence[str]) -> Iterator[Figure | Missing]:
         number = f" ({part + 1} of {parts})" if parts > 1 else ""
         caption = (
             f"Score (balanced accuracy on tune) of the trials of {study.name} against each parameter that varied, over "
-            f"the range that was searched{', the most important first' if order else ''}. Solid: the {full} trials at "
-            f"full length. Faded: the {len(rows) - full} others, whose scores after fewer epochs cannot be compared. "
+            f"the range that was searched{f', {in_order(study)}' if order else ''}. Solid: the {full} trials at "
+            f"full length. {_faded(len(rows) - full)} "
             f"A trial to which a parameter does not apply is left out there. Dots of a category are spread sideways. "
             f"n = {len(rows)} trials."
         )

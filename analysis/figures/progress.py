@@ -96,7 +96,7 @@ def draw_incumbent(data: pd.DataFrame, family: str, chance: float) -> Drawing:
         axes.axhline(chance, color=style.INK, linestyle=":", linewidth=0.9, zorder=1, label="chance")
     left.set_xlabel("trial")
     whole_numbers(left, data["trial"])
-    right.set_xlim(left=0)
+    right.set_xlim(0, 1.04 * float(time.max()) or 1.0)
     right.set_xlabel(f"working time, {unit}")
     left.set_ylabel("balanced accuracy, tune")
     legend_below(drawing, left)
@@ -309,7 +309,7 @@ def _unfinished(study: Study) -> Iterator[str]:
 def _nothing_full(study: Study) -> Iterator[str]:
     if not study.trials["full"].any():
         yield f"No trial has reached full length, so none could be chosen. There are {states(study)}."
-    elif not any(model.chosen for model in study.models):
+    elif not any(model.chosen for model in study.models) and not study.damaged:
         best = study.trials[study.trials["chosen"]].iloc[0]
         yield f"The best trial so far, {best['name']} with {best['score']:.3f}, has not been scored on test yet."
 

@@ -20,8 +20,8 @@ from spaces.domains import Choice, Int, Param
 Numbers = npt.NDArray[np.float64]
 
 SCORES = LinearSegmentedColormap.from_list(
-    "scores", ["#c9d94a", "#5ec962", "#21918c", "#3b528b", "#440154"]
-)  # viridis turned round, without its palest yellow: high scores are dark and stand out from paper
+    "scores", ["#d8d67a", "#7cc58b", "#2f9fa8", "#2f6fc4", "#8a2fc9"]
+)  # from pale to strong, and none so dark or so pale that it could not be told from ink or paper
 
 _FEW = 5  # an integer with no more values than this is shown as steps: nothing lies between two and three layers
 

@@ -8,7 +8,8 @@ import io
 import re
 import unicodedata
 import warnings
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import matplotlib as mpl
@@ -24,6 +25,8 @@ WIDTH = 7.2  # inches; a page's text is as wide
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#8c6d46")
 FAMILIES = ("lstm", "blstm", "mlp", "cnn1d", "cnn2d", "vgg16", "googlenet", "resnet50")
 BLUES = LinearSegmentedColormap.from_list("etude", ["#ffffff", "#9ecae1", "#0072b2", "#08306b"])
+
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 RC: Any = {
     "figure.dpi": 100,
@@ -71,6 +74,11 @@ def shorten(label: str, most: int = 18) -> str:
     return label if len(label) <= most else label[: most - 1] + "…"
 
 
+def visible(text: str) -> str:
+    """A text with those characters written out, as `\\x07`, that neither SVG nor a page may hold."""
+    return _NOT_IN_XML.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
 def file_name(*parts: str) -> str:
     """A name that is safe for files and HTML anchors, readable where it can be, and different for different parts."""
     text = "-".join(parts)
@@ -78,7 +86,8 @@ def file_name(*parts: str) -> str:
     plain = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:60]
     if plain == text:
         return plain
-    return f"{plain or 'x'}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    whose = "-".join(parts[1:]) or text  # all files of one study have the same ending
+    return f"{plain or 'x'}-{hashlib.sha256(whose.encode()).hexdigest()[:6]}"
 
 
 def legend_outside(axes: Axes) -> None:
@@ -88,7 +97,8 @@ def legend_outside(axes: Axes) -> None:
 
 def svg(drawing: Drawing) -> bytes:
     """The drawing as SVG; equal drawings give equal bytes. Call within `context()`."""
-    return _saved(drawing, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    content = _saved(drawing, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    return visible(content.decode()).encode()
 
 
 def png(drawing: Drawing) -> bytes:
@@ -98,11 +108,17 @@ def png(drawing: Drawing) -> bytes:
 
 def _saved(drawing: Drawing, **how: Any) -> bytes:
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # Names in scripts that the font lacks are boxes in a PNG; in an SVG the reader's own fonts show them.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+    with any_script():
         drawing.savefig(buffer, **how)
     return buffer.getvalue()
+
+
+@contextmanager
+def any_script() -> Iterator[None]:
+    """Nothing is said of scripts that the font lacks: boxes in a PNG; in an SVG the reader's own fonts show them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        yield
 
 
 def context() -> AbstractContextManager[None]:

@@ -14,6 +14,7 @@ from analysis.figures.models import Scored, scored
 from analysis.load import Studies
 from tests.analysis.made import make_study
 from trainables import scoring
+from trainables.errors import UserError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -191,3 +192,14 @@ def test_a_matrix_of_agreement_keeps_its_labels_inside(count: int) -> None:
     for text in (text for axes in drawing.axes for text in axes.texts):
         box = text.get_window_extent()
         assert box.x0 >= 0 and box.x1 <= drawing.bbox.x1 and box.y0 >= 0 and box.y1 <= drawing.bbox.y1, text
+
+
+def test_any_two_models_can_be_set_against_each_other(studies: Studies) -> None:
+    one, other = (model.label for model in scored(studies)[:2])
+    found = list(comparison.disagreements(studies, one, other))
+    assert [item.title for item in found] == [
+        f"Recall by class: {one} and {other}",
+        f"Clips that tell {one} from {other}",
+    ]
+    with pytest.raises(UserError, match="must be one of"):
+        list(comparison.disagreements(studies, one, "nobody"))

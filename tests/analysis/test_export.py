@@ -23,6 +23,8 @@ from trainables.features.waveform import Waveform
 from trainables.models import cnn1d, mlp, pretrained
 from trainables.saved import SavedModel
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 DATA = DataConfig("demo", "0" * 64, "family", keep_synth_lead=False, split="official", split_seed=0)
 
@@ -165,11 +167,13 @@ def asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 def test_the_command(folder: Path, tmp_path: Path, asked: Callable[..., tuple[object, str]]) -> None:
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        code, out = asked(folder, tmp_path / "new" / "a.onnx")
+        code, out = asked(folder, tmp_path / "a.onnx")
     assert (code, heard) == (0, [])
     assert "features (batch, 8, 50) to probabilities (batch, 3)" in out
     assert "(at most 0.0001)" in out
-    agree(saved.load(folder, CPU), tmp_path / "new" / "a.onnx")
+    agree(saved.load(folder, CPU), tmp_path / "a.onnx")
     assert "must end in .onnx" in str(asked(folder, tmp_path / "a.pt")[0])
     assert "does not exist. Check the path." in str(asked(tmp_path / "gone", tmp_path / "a.onnx")[0])
-    assert "cannot be written" in str(asked(folder, folder / "config.json" / "a.onnx")[0])
+    assert f"{tmp_path / 'new'} is none. Make it first" in str(asked(folder, tmp_path / "new" / "a.onnx")[0])
+    assert "among what it is made of" in str(asked(folder, folder / "a.onnx")[0])
+    assert "among what it is made of" in str(asked(folder.parent, folder.parent / "a.onnx")[0])

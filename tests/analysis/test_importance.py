@@ -15,6 +15,8 @@ from analysis.load import Study, load_study
 from spaces.domains import Params
 from tests.analysis.made import Height, by_learning_rate, make_study
 
+pytestmark = pytest.mark.slow
+
 
 def full_study(directory: Path, trials: int, height: Height = by_learning_rate, seed: int = 2) -> Study:
     """A study with so many trials of full length, and one more that has just begun."""

@@ -54,7 +54,8 @@ def rewrite(path: Path, **values: object) -> None:
 def test_the_leaderboard_is_what_scikit_learn_says(studies: Studies) -> None:
     board = table(overview.leaderboard(studies))
     assert len(board.data) == len(studies.models) == 7
-    assert [(row.study, row.model) for row in board.data.itertuples()] == [(m.study, m.name) for m in studies.models]
+    assert [(row.family, row.model) for row in board.data.itertuples()] == [(m.family, m.name) for m in studies.models]
+    assert "study" not in board.data  # each is called as its family
     for model, row in zip(studies.models, board.data.to_dict("records"), strict=True):
         for split in ("tune", "valid", "test"):
             part = model.predictions[model.predictions["split"] == split]
@@ -62,7 +63,9 @@ def test_the_leaderboard_is_what_scikit_learn_says(studies: Studies) -> None:
             assert row[f"{split}_accuracy"] == pytest.approx(accuracy_score(*pair))
             assert row[f"{split}_balanced_accuracy"] == pytest.approx(balanced_accuracy_score(*pair))
         assert row["test_macro_f1"] == pytest.approx(f1_score(*pair, average="macro"))
-        assert [row["test_low"], row["test_high"]] == model.metrics["splits"]["test"]["balanced_accuracy_interval"]
+        assert [row["test_interval_low"], row["test_interval_high"]] == model.metrics["splits"]["test"][
+            "balanced_accuracy_interval"
+        ]
         assert row["parameters"] == 1000 * (model.trial + 1)
         assert row["training_seconds"] == 81
         assert row["prediction_ms"] == 0.5 + model.trial
@@ -79,14 +82,13 @@ def test_the_leaderboard_is_sorted_by_tune_and_marks_what_was_chosen(studies: St
     assert "data" not in board.data
 
 
-def test_a_chosen_recipe_and_changes_are_told(copy: Path) -> None:
-    best = copy / "lstm" / "best"
-    rewrite(best / "baselines" / "lstm-2018" / "metrics.json", changes=["weights random"])
-    rewrite(best / "metrics.json", baseline="lstm-2022", origin="published", trial=0)
-    board = table(overview.leaderboard(load_studies(copy / "lstm")))
+def test_a_chosen_recipe_and_changes_are_told(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "lstm", "lstm", trials=2, clips=CLIPS)  # the published recipes alone
+    rewrite(folder / "best" / "baselines" / "lstm-2022" / "metrics.json", changes=["weights random"])
+    board = table(overview.leaderboard(load_studies(folder)))
     assert board.data[["model", "kind", "changes"]].to_numpy().tolist() == [
-        ["lstm-2022", "chosen, published", ""],
-        ["lstm-2018", "published", "weights random"],
+        ["lstm-2018", "chosen, published", ""],
+        ["lstm-2022", "published", "weights random"],
     ]
     assert board.marked == {0}
 

@@ -104,7 +104,7 @@ def test_parallel_coordinates_show_every_trial_that_has_a_score(study: Study) ->
     shown = [column for column in figure.data if column.startswith("param.")]
     assert len(shown) == 10
     assert {"param.learning_rate", "param.dropout"} <= set(shown)
-    assert "10 most telling" in figure.caption
+    assert "through 10 of 31 parameters that varied, the most important" in figure.caption
     full = int(study.trials["full"].sum())
     assert f"the {full} trials at full length" in figure.caption
     grey, coloured = (c for c in drawn(figure).axes[0].collections if isinstance(c, LineCollection))
@@ -353,6 +353,7 @@ def test_without_trials_or_with_one_there_is_a_sentence_for_each(study: Study) -
     assert kinds(one)[:4] == ["Missing"] * 4
 
 
+@pytest.mark.slow
 def test_three_trials_are_drawn(study: Study) -> None:
     three = with_trials(study, study.trials[study.trials["full"]].tail(3))
     assert kinds(three)[0] == "Figure"
@@ -376,6 +377,7 @@ def test_a_trial_without_a_score_is_left_out(study: Study) -> None:
     assert len(figure.data) == 39
 
 
+@pytest.mark.slow
 def test_odd_names_are_safe(study: Study) -> None:
     odd = dataclasses.replace(study, name="<b> a/b $x$ " + 60 * "y")
     trials = odd.trials.copy()

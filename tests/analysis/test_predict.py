@@ -223,7 +223,7 @@ def test_answers_for_a_competition_and_an_output_file(
 ) -> None:
     for number, name in enumerate(("b/x.wav", "a/x.wav", "c.wav")):
         write(tmp_path / "in" / name, number)
-    answers, output = tmp_path / "out" / "answers.csv", tmp_path / "probabilities.csv"
+    answers, output = tmp_path / "answers.csv", tmp_path / "probabilities.csv"
     code, out, _ = asked(model, tmp_path / "in", "--submission", answers, "--output", output)
     assert (code, out) == (0, "")
     found, rows = pd.read_csv(output), pd.read_csv(answers)
@@ -240,9 +240,64 @@ def test_mistakes_are_explained(model: Path, tmp_path: Path, asked: Callable[...
     assert "does not exist. Check the path." in str(asked(tmp_path / "gone", file)[0])
     assert "Missing argument 'FILE_OR_DIR...'" in str(asked(model)[0])
     assert "'xml' is not one of" in str(asked(model, file, "--format", "xml")[0])
-    assert "cannot be written" in str(asked(model, file, "--output", file / "x.csv")[0])
+    assert f"{file} is none. Make it first" in str(asked(model, file, "--output", file / "x.csv")[0])
     code, out, _ = asked("--help")
     assert code == 0 and "best/baselines/NAME" in out
+
+
+def test_no_result_takes_the_place_of_what_was_used(
+    model: Path, tmp_path: Path, asked: Callable[..., tuple[object, str, str]]
+) -> None:
+    file = write(tmp_path / "in" / "a.wav")
+    link, answers = tmp_path / "link.csv", tmp_path / "answers.csv"
+    link.symlink_to(file)
+    used = {one: one.read_bytes() for one in (file, *model.iterdir())}
+    for option in ("--output", "--submission"):
+        for taken in (file, link, tmp_path / "in" / ".." / "in" / "a.wav"):
+            for place in (file, tmp_path / "in"):
+                assert "must not replace what else is used" in str(asked(model, place, option, taken)[0])
+        for taken in (model / "config.json", model / "new.csv", model.parent / "new.csv"):
+            assert "must not lie among what it is made of" in str(asked(model.parent, file, option, taken)[0])
+        assert f"{tmp_path / 'no'} is none. Make it first" in str(asked(model, file, option, tmp_path / "no" / "x")[0])
+    assert "must not replace" in str(asked(model, file, "--output", answers, "--submission", answers)[0])
+    assert {one: one.read_bytes() for one in used} == used
+    assert not (tmp_path / "no").exists() and not answers.exists() and link.is_symlink()
+    link.unlink()
+    link.symlink_to(answers)
+    assert asked(model, file, "--submission", link, "--output", tmp_path / "in" / "table.csv")[0] == 0
+    assert link.is_symlink() and answers.read_text().startswith("id,label")
+
+
+def test_an_answer_that_is_no_number_is_none(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Callable[..., tuple[object, str, str]]
+) -> None:
+    from trainables import loop
+
+    def overflown(network: Callable[[object], object], inputs: object) -> object:
+        return network(inputs) * float("inf")  # type: ignore[operator]
+
+    monkeypatch.setattr(loop, "forward", overflown)
+    code, out, err = asked(model, write(tmp_path / "a.wav"), "--format", "json")
+    assert code == 1
+    assert json.loads(out)["predictions"] == []
+    assert err.splitlines()[0] == f"Left out: {tmp_path / 'a.wav'}: not finite: the model's answer holds NaN"
+    nan = Predictions(("a", "b"), (Prediction(recording("a.wav"), (float("nan"), 1.0)),), (), {})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        as_json(nan)
+
+
+def test_with_standard_output_closed_a_file_is_still_written(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["predict", str(model), str(write(tmp_path / "a.wav"))]
+    for more, code in ([], str), (["--output", str(tmp_path / "a.csv")], int):
+        monkeypatch.setattr(sys, "argv", [*arguments, *more])
+        monkeypatch.setattr(sys, "stdout", None)
+        with pytest.raises(SystemExit) as caught:
+            module.main()
+        monkeypatch.undo()
+        assert type(caught.value.code) is code
+    assert (tmp_path / "a.csv").read_text().startswith("file,predicted")
 
 
 def test_interruption_ends_with_130(

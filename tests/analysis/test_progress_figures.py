@@ -1,6 +1,7 @@
 """How each study went, checked against journals written by hand."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -334,7 +335,7 @@ def test_warnings_of_a_study_without_a_full_trial(tmp_path: Path) -> None:
 
 
 def test_warnings_of_groups_and_of_the_last_epoch(tmp_path: Path) -> None:
-    sizes = {"tune": {"groups": 10}, "test": {"groups": 9}}
+    sizes = {"tune": {"clips": 20, "groups": 10}, "test": {"clips": 20, "groups": 9}}
     reports = (*(Report(0, 0.4 + n / 10) for n in range(2)), Report(0, 0.7, "complete"), Report(1, 0.5, "complete"))
     study = write_study(tmp_path / "a", ("default", "sampled"), reports, splits=sizes)
     found = warned(study)
@@ -345,7 +346,7 @@ def test_warnings_of_groups_and_of_the_last_epoch(tmp_path: Path) -> None:
     found = warned(write_study(tmp_path / "c", ("default", "sampled"), reports))
     assert "best in its last epoch" not in found
     assert "It is unfinished: 2 of 2 trials have begun, and 1 of them have not ended." in found
-    many = {"tune": {"groups": 12}, "test": {"groups": 11}}
+    many = {"tune": {"clips": 24, "groups": 12}, "test": {"clips": 24, "groups": 11}}
     found = warned(write_study(tmp_path / "b", (), (), splits=many, classes=list("abcdef")))
     assert "Tune holds" not in found
     assert "Test holds 11 groups for 6 classes, less than two a class: its intervals are too narrow." in found
@@ -381,10 +382,14 @@ def test_warnings_of_a_chosen_model_at_chance(
     best = tmp_path / "s" / "best"
     best.mkdir()
     limits = None if low is None else [low, 0.5]
-    test = {"balanced_accuracy": 0.4, "balanced_accuracy_interval": limits, "accuracy": accuracy}
-    metrics = {"trial": 0, "baseline": None, "origin": "sampled", "splits": {"test": test}}
+    made = make_study(tmp_path / "made", trials=1, baselines=False) / "best"
+    for name in ("predictions.parquet", "config.json"):
+        shutil.copy(made / name, best)
+    metrics = json.loads((made / "metrics.json").read_text())
+    metrics["splits"]["test"] |= {
+        "balanced_accuracy": 0.4, "balanced_accuracy_interval": limits, "accuracy": accuracy
+    }  # fmt: skip
     (best / "metrics.json").write_text(json.dumps(metrics))
-    (best / "config.json").write_text("{}")
     assert [found for found in progress.warnings_of(load_study(study.folder.path)) if "On test" in found] == expected
 
 

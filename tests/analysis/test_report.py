@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -101,16 +102,105 @@ def test_an_earlier_report_is_replaced_and_nothing_else_is(made: Path, studies: 
 def test_a_report_that_fails_leaves_the_earlier_one(
     made: Path, studies: Studies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken() -> Iterator[Item]:
-        yield from items()
-        raise OSError(28, "No space left on device", str(made))
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device", str(path))
 
     before = made.read_bytes()
-    monkeypatch.setattr(report, "sections", lambda _: iter([Section("One", "", broken)]))
-    with pytest.raises(UserError, match="No space left"):
-        report.write(studies, made.parent)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(UserError, match=r"folder that can be written.*No space left"):
+            report.write(studies, made.parent)
     assert made.read_bytes() == before
     assert [path.name for path in made.parent.parent.iterdir()] == ["report"]
+
+    def unreadable() -> Iterator[Item]:
+        yield from items()
+        raise PermissionError(13, "Permission denied", "corpus/a.wav")
+
+    monkeypatch.setattr(report, "sections", lambda _: iter([Section("One", "", unreadable)]))
+    with pytest.raises(UserError, match=r"needs to read .*corpus/a\.wav"):
+        report.write(studies, made.parent)
+    assert made.read_bytes() == before
+
+
+@pytest.mark.parametrize("moment", [0, 1])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, PermissionError(13, "Permission denied")])
+def test_the_earlier_report_survives_the_wrong_moment(
+    moment: int, error: BaseException, made: Path, studies: Studies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of the two renames that put a report into place fails, or the second."""
+    before, rename, calls = made.read_bytes(), Path.rename, []
+
+    def interrupted(path: Path, target: Path) -> Path:
+        calls.append(path)
+        if len(calls) == moment + 1:
+            raise error
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises((KeyboardInterrupt, UserError)):
+        report.write(studies, made.parent)
+    assert len(calls) == 1 + 2 * moment  # with that which brings it back
+    assert made.read_bytes() == before
+    assert [path.name for path in made.parent.parent.iterdir()] == ["report"]
+
+
+def test_nothing_of_the_users_is_removed(made: Path, studies: Studies) -> None:
+    mine = made.parent.with_name("report.partial")
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine")
+    (made.parent / ".DS_Store").write_text("")
+    report.write(studies, made.parent)
+    assert (mine / "notes.txt").read_text() == "mine"
+    (made.parent / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"lies 'notes\.txt', which is no part"):
+        report.write(studies, made.parent)
+    assert (made.parent / "notes.txt").read_text() == "mine"
+
+
+def test_a_link_to_a_report_stays_a_link(made: Path, studies: Studies, tmp_path: Path) -> None:
+    link, other = tmp_path / "link", tmp_path / "other"
+    link.symlink_to(made.parent)
+    made.write_text(made.read_text() + "<!-- earlier -->")
+    assert report.write(studies, link) == link / "index.html"
+    assert link.is_symlink() and "earlier" not in made.read_text()
+    other.mkdir()
+    (other / "mine").write_text("")
+    link.unlink()
+    link.symlink_to(other)
+    with pytest.raises(UserError, match="new, empty or an earlier report"):
+        report.check_free(link)
+    link.unlink()
+    link.symlink_to(tmp_path / "new")
+    report.write(studies, link)
+    assert (tmp_path / "new" / "index.html").is_file()
+
+
+def test_characters_that_xml_forbids_are_written_out(
+    studies: Studies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = "a\x00b\x07c\x1b\ufffe\tü日𝄞"
+    assert style.visible(odd) == "a\\x00b\\x07c\\x1b\\ufffe\tü日𝄞"
+    monkeypatch.setattr(report, "sections", lambda _: iter([Section("One", odd, lambda: items(odd))]))
+    page = report.write(studies, tmp_path / "odd")
+    for file in page.parent.glob("figures/*.svg"):
+        root = ElementTree.fromstring(file.read_bytes())
+        if file.name.startswith("line"):
+            assert any("\\x00b\\x07c" in (text.text or "") for text in root.iter("{http://www.w3.org/2000/svg}text"))
+    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f]", page.read_text()) and "a\\x00b" in page.read_text()
+
+
+@pytest.mark.parametrize("words", [style.INK, style.PAPER, "url(#x)", 'href="#y"', ' id="z"', "#figure_1"])
+def test_words_in_a_figure_stay_as_they_are(words: str) -> None:
+    drawing = style.new(2)
+    drawing.text(0.5, 0.5, words)
+    drawing.subplots().plot([1, 2])
+    with style.context():
+        made = report.inline(style.svg(drawing).decode(), "n", words)
+    texts = [text.text for text in ElementTree.fromstring(
+        made.replace("<svg", '<svg xmlns:xlink="http://www.w3.org/1999/xlink"', "xmlns:xlink" not in made)
+    ).iter() if text.tag.endswith("text")]  # fmt: skip
+    assert words in texts
 
 
 @pytest.mark.parametrize(

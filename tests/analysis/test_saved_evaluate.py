@@ -23,9 +23,11 @@ from analysis.evaluate import evaluate
 from search.finish import finish
 from tests.analysis.models import configuration, train, write_model
 from tests.tiny import CLASSES, RATE_HZ
-from trainables import data, saved, scoring
+from trainables import data, loop, saved, scoring
 from trainables.errors import UserError
 from trainables.files import WEIGHTS
+
+pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 
@@ -183,6 +185,32 @@ def test_a_corpus_that_has_changed_in_its_place_is_not_taken_for_a_new_one(
     assert "its content is another by now" in found.notices[0]
 
 
+@pytest.mark.parametrize("kind", ["waveform", "vector"])
+def test_answers_that_are_no_numbers_are_left_out(
+    kind: str, models: dict[str, Path], corpus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of a batch, and then all."""
+    model = saved.load(models[kind], CPU)
+    with torch.inference_mode():
+        first = loop.forward
+        seen = []
+
+        def one_overflows(network: Any, inputs: Any) -> Any:
+            found = first(network, inputs)
+            if not seen:
+                seen.append(inputs[3].clone())
+            return found.masked_fill((inputs == seen[0]).flatten(1).all(1)[:, None], float("nan"))
+
+        monkeypatch.setattr(loop, "forward", one_overflows)
+        found = evaluate(model, corpus)
+        assert len(found.predictions) == 59
+        assert found.notices[-1].startswith("1 clip left out (such as ")
+        assert "not finite: the model's answer holds NaN" in found.notices[-1]
+        monkeypatch.setattr(loop, "forward", lambda network, inputs: first(network, inputs) * float("nan"))
+        with pytest.raises(UserError, match=r"but none of nsynth:.* is \(.*: not finite: .*\). Name another corpus"):
+            evaluate(model, corpus)
+
+
 # --- the command -------------------------------------------------------------------------------
 
 
@@ -232,7 +260,33 @@ def test_mistakes_are_explained(
     assert "--data must be one of demo" in str(asked(folder, "--data", "notes")[0])
     assert "does not exist" in str(asked(folder, "--data", f"folder:{tmp_path / 'gone'}")[0])
     assert "does not exist. Check the path." in str(asked(tmp_path / "gone", "--data", corpus)[0])
-    assert "cannot be written" in str(asked(folder, "--data", corpus, "--output", folder / "config.json" / "x")[0])
+    assert "Make it first" in str(asked(folder, "--data", corpus, "--output", tmp_path / "no" / "x")[0])
+
+
+def test_predictions_take_the_place_of_nothing_that_was_used(
+    models: dict[str, Path], tiny_corpus: Path, tmp_path: Path, asked: Callable[..., tuple[object, str, str]]
+) -> None:
+    place = write_folder(tmp_path / "in", notes(tiny_corpus))
+    (wave, *_) = sorted((tmp_path / "in").rglob("*.wav"))
+    table = tmp_path / "table.csv"
+    table.write_text(
+        "path,label\n"
+        + "".join(f"{f.relative_to(tmp_path)},{f.parent.name}\n" for f in sorted((tmp_path / "in").rglob("*.wav")))
+    )
+    (tmp_path / "link").symlink_to(wave)
+    folder = models["waveform"]
+    kept = {file: file.read_bytes() for file in (wave, table, folder / "predictions.parquet")}
+    for corpus, output in (
+        (place, wave),
+        (place, tmp_path / "link"),
+        (place, folder / "predictions.parquet"),
+        (place, folder.parent / "new.parquet"),
+        (f"csv:{table}", wave),
+        (f"csv:{table}", tmp_path / "link"),
+        (f"csv:{table}", table),
+    ):
+        assert "A result must not " in str(asked(folder.parent, "--data", corpus, "--output", output)[0])
+    assert {file: file.read_bytes() for file in kept} == kept
 
 
 # --- what the end of a study leaves ------------------------------------------------------------
@@ -247,7 +301,7 @@ def engine(directory: Path, kind: str, corpus: str) -> Any:
     trial = SimpleNamespace(
         number=0, params={}, baseline=None, seed=3, origin="default", score=0.5, best_epoch=1, epoch=2
     )
-    journal = SimpleNamespace(directory=directory, rows=[], folder=lambda number: checkpoint)
+    journal = SimpleNamespace(directory=directory, rows=[], mirror=None, folder=lambda number: checkpoint)
     spec = SimpleNamespace(config=lambda *_: config, space=SimpleNamespace(baselines=()))
     return SimpleNamespace(best=lambda: [trial], journal=journal, spec=spec)
 

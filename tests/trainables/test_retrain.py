@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainables import data, loop
+from trainables import data, loop, saved
 from trainables.config import DataConfig, TrialConfig
 from trainables.evaluate import predict
 from trainables.files import WEIGHTS
@@ -49,7 +51,7 @@ def test_retraining_gives_the_same_scores_and_weights(best: Path, tmp_path: Path
     found = retrain(alone, tmp_path / "again")
     assert tuple(found) == SPLITS
     assert found == stored(best)
-    left, right = (load_file(folder / WEIGHTS) for folder in (best, tmp_path / "again"))
+    left, right = load_file(best / WEIGHTS), load_file(tmp_path / "again" / saved.WEIGHTS)
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
 
@@ -74,7 +76,25 @@ def test_the_command_shows_both_scores(
         score = f"{row['balanced_accuracy']:.6f}"
         (line,) = [line for line in lines if line.startswith(name)]
         assert f"balanced accuracy {score}  (was {score})  accuracy {row['accuracy']:.6f}" in line
-    assert (tmp_path / "new" / WEIGHTS).exists()
+    assert f"The model lies in {tmp_path / 'new'}." in lines
+
+
+def test_the_new_folder_is_a_model(best: Path, tmp_path: Path) -> None:
+    found = retrain(best / "config.json", tmp_path / "new")
+    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == [
+        "config.json",
+        "metrics.json",
+        "model.safetensors",
+        "predictions.parquet",
+    ]
+    assert stored(tmp_path / "new") == found
+    model = saved.load(tmp_path / "new", torch.device("cpu"))
+    predictions = pd.read_parquet(tmp_path / "new" / "predictions.parquet")
+    store = data.load(model.config.data).store
+    clips = store.clips.set_index("name").loc[predictions["name"]]
+    chances = model.chances([store.samples[row.offset : row.offset + row.samples] for row in clips.itertuples()])
+    np.testing.assert_allclose(chances, predictions[[f"p_{name}" for name in model.classes]], atol=1e-5)
+    assert retrain(tmp_path / "new" / "config.json", tmp_path / "third") == found
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:

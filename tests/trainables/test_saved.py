@@ -1,10 +1,9 @@
 """A model's folder: enough to use it, the same answers as in the study, nothing run that lies in it."""
 
 import json
-import os
-import pickle
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +11,13 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from tests.analysis.models import KINDS, write_model
 from tests.tiny import CLASSES, RATE_HZ
 from trainables import corpora, data, saved
 from trainables.corpora.audio import BadAudio
 from trainables.corpora.store import Store
-from trainables.errors import UserError
 from trainables.features import vector
 from trainables.features.vector import Fitted
 
@@ -40,12 +38,6 @@ def corpus(tiny_corpus: Path, cache: Path) -> Iterator[str]:
 def models(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
     return {kind: write_model(root / kind.replace(" ", "-"), kind, corpus) for kind in KINDS}
-
-
-@pytest.fixture
-def copy(models: dict[str, Path], tmp_path: Path) -> Path:
-    """The model on vectors, to be damaged."""
-    return shutil.copytree(models["vector"], tmp_path / "model")
 
 
 def stored(folder: Path) -> pd.DataFrame:
@@ -100,6 +92,39 @@ def test_descriptors_of_a_whole_corpus_give_the_same(models: dict[str, Path], co
     found = pd.DataFrame(model.chances_of_vectors(vector.table(store)), index=store.clips["name"])
     wanted = stored(models["vector"])
     np.testing.assert_allclose(found.loc[wanted.index], wanted.to_numpy(), atol=1e-5, rtol=0)
+
+
+def test_the_time_to_answer_is_the_median_over_single_clips(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first clip, which pays for what is made once, is shown once more before."""
+    model = saved.load(models["picture"], CPU)
+    dataset = data.load(model.config.data)
+    now, shown = [0.0], []
+    lasting = iter([100.0, 1.0, 9.0, 2.0])
+
+    def answer(self: object, clips: list[np.ndarray]) -> None:
+        (clip,) = clips
+        shown.append(clip)
+        now[0] += next(lasting)
+        if len(shown) == 2:
+            raise BadAudio("not finite")
+
+    monkeypatch.setattr(saved.SavedModel, "chances", answer)
+    monkeypatch.setattr(saved.time, "perf_counter", lambda: now[0])
+    assert saved.seconds_per_clip(model, dataset, clips=3) == 2.0
+    rows = dataset.rows("test")[:3]
+    for clip, name in zip(shown, dataset.store.clips["name"].iloc[[rows[0], *rows]], strict=True):
+        np.testing.assert_array_equal(clip, samples(dataset.store, name))
+        assert clip.dtype == np.int16
+
+
+def test_the_time_to_answer_is_had_without_a_test_split(models: dict[str, Path]) -> None:
+    model = saved.load(models["waveform"], CPU)
+    dataset = data.load(model.config.data)
+    rows = {name: rows[:0] if name == "test" else rows for name, rows in dataset.split.rows.items()}
+    without = replace(dataset, split=replace(dataset.split, rows=rows))
+    assert 0 < saved.seconds_per_clip(model, without, clips=3) < 60
 
 
 def test_a_model_needs_no_corpus(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,117 +250,3 @@ def test_the_shortest_that_is_taken_has_probabilities(models: dict[str, Path]) -
     for folder in models.values():
         found = saved.load(folder, CPU).probabilities(np.ones(160, np.int16), RATE_HZ)
         assert np.isfinite(found).all()
-
-
-# --- what is not whole -------------------------------------------------------------------------
-
-
-def change(folder: Path, **changes: object) -> None:
-    record = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**record, **changes}))
-
-
-def refused(folder: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        saved.load(folder, CPU)
-    return str(caught.value)
-
-
-@pytest.mark.parametrize("key", ["clip_seconds", "input_shape", "layers"])
-def test_an_older_folder_is_named_so_with_what_to_do(copy: Path, key: str) -> None:
-    config = saved.load(copy, CPU).config
-    assert saved.whole(copy, config)
-    record = json.loads((copy / "config.json").read_text())
-    del record[key]
-    (copy / "config.json").write_text(json.dumps(record))
-    assert f"lacks {key}: it comes from an older version" in refused(copy)
-    assert "--resume" in refused(copy)
-    assert not saved.whole(copy, config)
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "features.safetensors", "config.json"])
-def test_a_file_that_is_missing_or_damaged_is_named(copy: Path, name: str) -> None:
-    config = saved.load(copy, CPU).config
-    content = (copy / name).read_bytes()
-    for damaged in (b"", content[: len(content) // 2], b"\0" * len(content)):
-        (copy / name).write_bytes(damaged)
-        assert f"{copy / name} is not (" in refused(copy)
-    (copy / name).unlink()
-    assert (name if name != "config.json" else "holds none") in refused(copy)
-    assert not saved.whole(copy, config)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"classes": ["bass", "organ"]}, "model.safetensors is not"),
-        ({"classes": ["bass", "organ", "organ"]}, "no list of different names"),
-        ({"classes": None}, "TypeError"),
-        ({"sample_rate_hz": 0}, "0.25 s at 0 Hz"),
-        ({"clip_seconds": 1e9}, "1000000000.0 s"),
-        ({"clip_seconds": 9.0}, "scales 88 columns of 91"),
-        ({"clip_seconds": "long"}, "ValueError"),
-        ({"input_shape": [7]}, "model.safetensors is not"),
-        ({"input_shape": "x"}, "ValueError"),
-        ({"config": None}, "holds no configuration"),
-        ({"config": {}}, "config.json is not (its features are None"),
-        ({"config": {"network": ["mlp"]}}, "must be one of the project's own"),
-        ({"config": {"network": "mlp", "features": ["vector"]}}, "its features are ['vector']"),
-        ({"config": {"network": "mlp", "features": {"kind": "vector"}}}, "config.json is not (KeyError: 'data')"),
-    ],
-)
-def test_values_that_do_not_fit_are_refused(copy: Path, changes: dict[str, object], words: str) -> None:
-    change(copy, **changes)
-    assert words in refused(copy)
-
-
-def test_scaling_of_another_model_is_refused(copy: Path, models: dict[str, Path]) -> None:
-    shutil.copy(models["plain vector"] / "features.safetensors", copy)
-    assert "scales 44 columns of 88" in refused(copy)
-    save_file({"mean": np.zeros(3, np.float32)}, copy / "features.safetensors")
-    assert "it holds no scaling of features" in refused(copy)
-    good = load_file(models["vector"] / "features.safetensors")
-    save_file({**good, "scale": np.full_like(good["scale"], np.nan)}, copy / "features.safetensors")
-    assert "it holds no scaling of features" in refused(copy)
-
-
-class Trap:
-    """Unpickled, it leaves a mark."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.mark),)
-
-
-def test_nothing_that_lies_in_a_folder_is_run(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mark = tmp_path / "mark"
-    for name in ("model.safetensors", "features.safetensors", "config.json"):
-        before = (copy / name).read_bytes()
-        (copy / name).write_bytes(pickle.dumps(Trap(mark)))
-        assert "must be whole" in refused(copy)
-        (copy / name).write_bytes(before)
-    (tmp_path / "evil").mkdir()
-    (tmp_path / "evil" / "network.py").write_text(f"import os\nos.mkdir({str(mark)!r})\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    config = json.loads((copy / "config.json").read_text())["config"]
-    for network in ("evil.network", "..evil.network", "../evil/network", 5):
-        change(copy, config={**config, "network": network})
-        assert "must be one of the project's own" in refused(copy)
-    change(copy, config={**config, "features": {**config["features"], "kind": "..evil"}})
-    assert "'kind': '..evil'" in refused(copy)
-    assert not mark.exists()
-
-
-def test_a_network_that_was_imported_by_its_user_is_taken(copy: Path) -> None:
-    config = json.loads((copy / "config.json").read_text())["config"]
-    change(copy, config={**config, "network": "trainables.models.mlp"})
-    assert saved.load(copy, CPU).config.network == "trainables.models.mlp"
-
-
-def test_a_study_leads_to_its_chosen_model(copy: Path, tmp_path: Path) -> None:
-    (tmp_path / "study").mkdir()
-    copy.rename(tmp_path / "study" / "best")
-    for place in (tmp_path / "study", tmp_path / "study" / "best", tmp_path / "study" / "best" / "config.json"):
-        assert saved.load(place, CPU).folder == tmp_path / "study" / "best"
