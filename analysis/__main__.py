@@ -3,7 +3,6 @@
 python -m analysis studies/NAME [STUDY …] [--output FOLDER]
 """
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trainables.errors import UserError
+from analysis.predict import run
 
 if TYPE_CHECKING:
     from analysis.report import Listen
@@ -72,15 +71,8 @@ def _progress() -> Iterator["Listen"]:
 
 
 def main() -> None:
-    """Runs the command line; exits with 1 after an error, with 130 when interrupted."""
-    try:
-        _command.main(sys.argv[1:], prog_name="python -m analysis", standalone_mode=False)
-    except click.ClickException as error:
-        sys.exit(f"Error: {error.format_message()} (--help says what is expected)")
-    except UserError as error:
-        sys.exit(f"Error: {error}")
-    except (KeyboardInterrupt, click.Abort):
-        sys.exit(130)
+    """Runs the command line of `python -m analysis`."""
+    run(_command, "analysis")
 
 
 if __name__ == "__main__":

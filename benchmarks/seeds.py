@@ -2,9 +2,9 @@
 
 python benchmarks/seeds.py STUDY [STUDY …] [--seeds 5]
 
-Each chosen model and each published recipe is trained as in its study but for the seed of its weights, its order and its
-dropout. A row per model: mean and standard deviation over the seeds of the balanced accuracies on tune, valid and test.
-Nothing is chosen by them.
+Each chosen model and each published recipe is trained as in its study but for the seed of its weights, its order and
+its dropout. A row per model: mean and standard deviation over the seeds of the balanced accuracies on tune, valid and
+test. Nothing is chosen by them.
 """
 
 import argparse
