@@ -23,6 +23,12 @@ from tests.analysis.made import make_study
 CLASSES = ("bass", "brass", "flute", "guitar", "keyboard", "mallet", "organ", "reed", "string", "synth lead", "vocal")
 
 
+def _processor_seconds() -> float:
+    """What all processes that ended so far have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main() -> None:
     """Prints a line per run and the medians."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -35,11 +41,11 @@ def main() -> None:
             print(f"made {family}", flush=True)
         seconds = []
         for run in range(repeats):
-            started = time.perf_counter()
+            started, worked = time.perf_counter(), _processor_seconds()
             command = [sys.executable, "-m", "analysis", str(root / "all"), "--output", str(root / f"report-{run}")]
             subprocess.run(command, check=True, capture_output=True)
             seconds.append(time.perf_counter() - started)
-            print(f"run {run + 1}: {seconds[-1]:.1f} s", flush=True)
+            print(f"run {run + 1}: {seconds[-1]:.1f} s, {_processor_seconds() - worked:.1f} of processors", flush=True)
         files = [path for path in (root / "report-0").rglob("*") if path.is_file()]
         page = (root / "report-0" / "index.html").stat().st_size
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
