@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from search.records import EPOCHS, TRIALS, as_line, read_rows
 from trainables.corpora.store import stores_folder
 from trainables.errors import UserError
 from trainables.files import WEIGHTS, replace_file
 from trainables.folder import Folder, open_folder, patiently
 
 ROWS, LOCK, ORIGIN = "rows", "lock.json", ".storage"
-JOURNALS = ("trials.jsonl", "epochs.jsonl")  # of search.records, which imports this module
+JOURNALS = (TRIALS, EPOCHS)
 
 _ROWS_KEPT_APART = 300
 _HEARTBEAT_SECONDS = 60.0
@@ -94,7 +95,7 @@ class Mirror:
         for folder, name in _all_files(self.remote / "best"):
             self._write(f"best/{folder}{name}", (self.remote / "best").read(f"{folder}{name}"))
         there = {row["seq"]: row for row in self._rows_there()}
-        here = {row["seq"]: row for name in JOURNALS for row in _lines(self.local / name)}
+        here = {row["seq"]: row for name in JOURNALS for row in read_rows(self.local / name)}
         if any(here[seq] != there[seq] for seq in here.keys() & there.keys()):
             raise UserError(
                 f"A study has one history, but that in {self.remote.address} is another than that in {self.local}. "
@@ -102,15 +103,15 @@ class Mirror:
             )
         rows = {**here, **there}
         for name in JOURNALS:
-            wanted = [seq for seq in sorted(rows) if (rows[seq]["event"] == "epoch") == (name == JOURNALS[1])]
+            wanted = [seq for seq in sorted(rows) if (rows[seq]["event"] == "epoch") == (name == EPOCHS)]
             if wanted:
-                self._write(name, "".join(_line(rows[seq]) for seq in wanted).encode())
+                self._write(name, b"".join(as_line(rows[seq]) for seq in wanted))
         for seq in sorted(here.keys() - there.keys()):
             self.row(here[seq])
 
     def row(self, row: dict[str, Any]) -> None:
         """Puts a row of the journal there. Waits for a store that cannot be reached."""
-        name, line = f"{row['seq']:08d}.json", _line(row).encode()
+        name, line = f"{row['seq']:08d}.json", as_line(row)
         self._patiently(lambda: (self.remote / ROWS).write(name, line), "writing the journal")
         self._apart += 1
         if self._apart >= _ROWS_KEPT_APART:
@@ -215,17 +216,6 @@ class Mirror:
         except UserError:
             self._lost = True
             raise
-
-
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a journal's file; a last one that was cut off is left out."""
-    if path.exists():
-        *lines, _ = path.read_bytes().split(b"\n")
-        yield from map(json.loads, lines)
 
 
 def _all_files(place: Folder, inner: str = "") -> Iterator[tuple[str, str]]:

@@ -12,13 +12,15 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from search.mirror import Mirror
 from trainables.errors import UserError
 from trainables.files import WEIGHTS
+
+if TYPE_CHECKING:
+    from search.mirror import Mirror
 
 Row = dict[str, Any]
 
@@ -46,6 +48,11 @@ def read_rows(path: Path) -> list[Row]:
         ) from error
 
 
+def as_line(row: Row) -> bytes:
+    """A row as a line of a journal file."""
+    return json.dumps(row, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+
+
 def read_journal(directory: Path) -> list[Row]:
     """All rows of a study in the order in which they were written; works while the study runs.
 
@@ -61,7 +68,7 @@ class Journal:
     """
 
     def __init__(
-        self, directory: Path, listen: Callable[[Row], None] = lambda row: None, mirror: Mirror | None = None
+        self, directory: Path, listen: Callable[[Row], None] = lambda row: None, mirror: "Mirror | None" = None
     ) -> None:
         self.directory, self.listen, self.mirror = directory, listen, mirror
         self._lock = filelock.FileLock(directory / ".lock")
@@ -115,7 +122,7 @@ class Journal:
 
     def _append(self, name: str, row: Row) -> None:
         row = {"seq": self._next, "time": round(time.time(), 3), **row}
-        line = json.dumps(row, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+        line = as_line(row)
         path = self.directory / name
         size = path.stat().st_size if path.exists() else 0
         try:
@@ -142,7 +149,7 @@ class Journal:
 
     def checkpoint_address(self, trial: int) -> str | None:
         """Where in the object store a trial keeps its checkpoint, if the study lies in one."""
-        return f"{self.mirror.remote.address}/checkpoints/{trial:04d}" if self.mirror else None
+        return f"{self.mirror.remote.address}/checkpoints/{self.folder(trial).name}" if self.mirror else None
 
     def keep_weights(self, trials: Iterable[int], live: Iterable[int]) -> None:
         """Removes the checkpoints of all trials but these: of `live` all is kept, of `trials` the weights."""

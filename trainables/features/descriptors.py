@@ -103,20 +103,25 @@ class Chunk:
 
 def describe_chunk(chunk: Chunk) -> Floats:
     """The descriptors `(clips, names)` of the clips of a chunk; raises BadClip."""
-    import librosa
-
-    failures = (librosa.LibrosaError, ArithmeticError, LookupError, ValueError)
     samples = np.memmap(chunk.samples_file, dtype="<i2", mode="r").view(np.ndarray)
     rows = []
     for row, (offset, length) in enumerate(zip(chunk.offsets, chunk.lengths, strict=True), start=chunk.first):
         waveform = samples[offset : offset + length] * np.float32(chunk.scale)
-        try:
-            rows.append(describe(waveform, chunk.sample_rate_hz, chunk.rhythm))
-        except failures as error:
-            raise BadClip(row, f"{type(error).__name__}: {error}") from error
-        if not np.isfinite(rows[-1]).all():
-            raise BadClip(row, "descriptors that are no numbers")
+        rows.append(describe_clip(row, waveform, chunk.sample_rate_hz, chunk.rhythm))
     return np.stack(rows)
+
+
+def describe_clip(row: int, waveform: Floats, sample_rate_hz: int, rhythm: bool) -> Floats:
+    """What `describe` finds of the clip of that row; raises BadClip where librosa fails on it."""
+    import librosa
+
+    try:
+        found = describe(waveform, sample_rate_hz, rhythm)
+    except (librosa.LibrosaError, ArithmeticError, LookupError, ValueError) as error:
+        raise BadClip(row, f"{type(error).__name__}: {error}") from error
+    if not np.isfinite(found).all():
+        raise BadClip(row, "descriptors that are no numbers")
+    return found
 
 
 def start_worker() -> None:

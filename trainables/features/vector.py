@@ -185,15 +185,8 @@ def of_clip(samples: Samples, sample_rate_hz: int, clip_seconds: float) -> Float
 
     Raises BadClip where librosa fails on it.
     """
-    import librosa
-
-    try:
-        found = descriptors.describe(samples * np.float32(1 / FULL_SCALE), sample_rate_hz, has_rhythm(clip_seconds))
-    except (librosa.LibrosaError, ArithmeticError, LookupError, ValueError) as error:
-        raise BadClip(0, f"{type(error).__name__}: {error}") from error
-    if not np.isfinite(found).all():
-        raise BadClip(0, "descriptors that are no numbers")
-    return found
+    waveform = samples * np.float32(1 / FULL_SCALE)
+    return descriptors.describe_clip(0, waveform, sample_rate_hz, has_rhythm(clip_seconds))
 
 
 def table(store: Store, progress: Progress | None = None) -> Floats:
