@@ -15,6 +15,8 @@ from search.study import StudySpec
 from spaces.domains import Baseline, Params, Value
 
 KEPT_TRIALS = 3
+# What the others are measured against trains in full: published recipes and the family's default point.
+UNSTOPPED = ("published", "default")
 
 
 class State(StrEnum):
@@ -113,8 +115,8 @@ class Engine:
     def report(self, number: int, report: Row) -> Decision:
         """Takes an epoch's report, as a flat row; says what is to happen. Epochs already known change nothing.
 
-        A published baseline is never stopped early: it is what the others are measured against. A trial whose
-        patience ended is complete: its score would not have changed.
+        Published recipes and the default point are never stopped early: they are what the others are measured
+        against. A trial whose patience ended is complete: its score would not have changed.
         """
         trial = self.trials[number]
         if trial.state is not State.RUNNING:
@@ -126,7 +128,7 @@ class Engine:
         if report["failure"] is not None:
             rung, decision = None, Decision.FAIL
         else:
-            passes = self._asha.passes(report["epoch"], report["score"]) or trial.baseline is not None
+            passes = self._asha.passes(report["epoch"], report["score"]) or trial.origin in UNSTOPPED
             last = report["epoch"] >= self.spec.max_epochs or report["ended"]
             if report["ended"]:
                 self._asha.ends(report["epoch"], report["score"])

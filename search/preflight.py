@@ -20,7 +20,7 @@ from search.engine import KEPT_TRIALS
 from search.options import Corpus, Options
 from search.progress import duration
 from search.searcher import Sampler
-from search.study import StudySpec, expected_epochs, rung_table
+from search.study import StudySpec, expected_epochs, rung_table, unstopped
 from spaces.domains import Params
 from trainables import corpora, data, loop
 from trainables.config import TrialConfig
@@ -63,7 +63,8 @@ def plan(spec: StudySpec, corpus: Corpus, given: Options, directory: Path) -> di
     sampled = [row for name, row in measured.items() if name.startswith("random") and row["fits"]]
     full, early = expected_epochs(spec)
     trial_seconds = mean(row["epoch_seconds"] for row in sampled) if sampled else 0.0
-    seconds = sum(measured[b.name]["epoch_seconds"] * spec.max_epochs for b in spec.baselines) + early * trial_seconds
+    in_full = [*(b.name for b in spec.baselines), *(() if spec.only else ("default",))][: unstopped(spec)]
+    seconds = sum(measured[name]["epoch_seconds"] * spec.max_epochs for name in in_full) + early * trial_seconds
     epochs = full + early
     return {
         "space": spec.space.name,

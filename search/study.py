@@ -83,25 +83,30 @@ class StudySpec:
         return cls(**{**fields, "space": space, "data": data, "fixed": tuple(record["fixed"])})
 
 
+def unstopped(spec: StudySpec) -> int:
+    """How many trials train in full whatever they score: the published recipes and the default point."""
+    return min(len(spec.baselines) + (not spec.only), spec.trials)
+
+
 def rung_table(spec: StudySpec) -> list[tuple[int, int]]:
-    """How many trials are expected to arrive at each rung; baselines arrive at all of them."""
-    baselines = min(len(spec.baselines), spec.trials)
-    left = float(spec.trials - baselines)
+    """How many trials are expected to arrive at each rung; those that are never stopped arrive at all of them."""
+    full = unstopped(spec)
+    left = float(spec.trials - full)
     table = []
     for rung in spec.rungs:
-        table.append((rung, baselines + round(left)))
+        table.append((rung, full + round(left)))
         left = max(left / spec.reduction_factor, min(left, 1.0))
     return table
 
 
 def expected_epochs(spec: StudySpec) -> tuple[int, int]:
-    """Epochs that the baselines train, and those that the other trials are expected to."""
-    baselines = min(len(spec.baselines), spec.trials)
+    """Epochs that the trials which are never stopped train, and those that the others are expected to."""
+    full = unstopped(spec)
     early, previous = 0, 0
     for rung, trials in rung_table(spec):
-        early += (trials - baselines) * (rung - previous)
+        early += (trials - full) * (rung - previous)
         previous = rung
-    return baselines * spec.max_epochs, early
+    return full * spec.max_epochs, early
 
 
 def choose(kind: str, name: str, known: Iterable[str]) -> str:

@@ -72,6 +72,23 @@ def test_the_first_trials_are_the_published_ones_and_never_stopped(tmp_path: Pat
     assert any(trial.state is State.PRUNED for trial in engine.trials)
 
 
+def test_neither_a_recipe_nor_the_default_is_stopped_however_poor(tmp_path: Path, make_spec: Make) -> None:
+    engine = Engine(make_spec(with_baselines=True, trials=12), Journal(tmp_path))
+    trials = [engine.next_trial() for _ in range(12)]
+    origins = ["published", "default"] + ["sampled"] * 10
+    assert [trial.origin for trial in trials if trial] == origins
+    # The better ones come first, so that these two are the last of all to reach the rung.
+    for trial in reversed(trials):
+        assert trial
+        score = 0.05 * trial.number
+        row = {"epoch": 1, "score": score, "best_epoch": 1, "failure": None, "ended": False}
+        decision = engine.report(trial.number, row)
+        if trial.number < 2:
+            assert decision is Decision.CONTINUE, trial.origin
+        elif trial.number < 11:
+            assert decision is Decision.STOP, trial.number
+
+
 def test_optuna_knows_every_trial_as_it_ended(tmp_path: Path, make_spec: Make) -> None:
     engine = Engine(make_spec(trials=40), Journal(tmp_path))
     drive(engine)
