@@ -156,7 +156,8 @@ def survival(study: Study) -> Item:
         f"compares scores on tune, and went on. n = {states(study)}. "
         f"About one in {study.spec['reduction_factor']} of those that arrived goes on; early arrivals have it easier, "
         "and published recipes and the default are never stopped. A trial that ended by itself, as it got no better, "
-        "counts with its score at the rungs that it did not see. Above each bar: how many went on, of how many that arrived."
+        "counts with its score at the rungs that it did not see. Above each bar: how many went on, of how many that "
+        "arrived."
     )
     return Figure(name, title, caption, data, partial(draw_survival, family=study.family))
 
