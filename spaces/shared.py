@@ -11,7 +11,7 @@ TRAINING = (
     Param("learning_rate", Float(1e-4, 3e-2, log=True)),
     Param("optimiser", Choice(("adam", "sgd"))),
     Param("momentum", Float(0.0, 0.99), when={"optimiser": ("sgd",)}),
-    Param("batch_size", Choice((32, 64, 128, 256, 512, 1024))),
+    Param("batch_size", Choice((16, 32, 64, 128, 256, 512, 1024))),
     Param("loss", Choice(("ce", "hinge", "kl"))),
     Param("label_smoothing", Float(0.0, 0.3), when={"loss": ("ce",)}),
     Param("kl_smoothing", Float(0.02, 0.3), when={"loss": ("kl",)}),
@@ -76,7 +76,7 @@ DROPOUT = Param("dropout", Float(0.0, 0.6))
 
 # Stacks of convolutions. Channels grow logarithmically, since their cost is quadratic. What they find is averaged
 # (mean), or its largest value taken (max), over time or the picture; "none" keeps every place and flattens.
-_CHANNELS = Int(8, 128, log=True)
+_CHANNELS = Int(8, 256, log=True)
 CONVOLUTIONS = (
     Param("conv_layers", Int(2, 5)),
     Param("channels_1", _CHANNELS),
