@@ -4,15 +4,20 @@ python benchmarks/seeds.py STUDY [STUDY …] [--seeds 5]
 
 Each chosen model and each published recipe is trained as in its study but for the seed of its weights, its order and
 its dropout. A row per model: mean and standard deviation over the seeds of the balanced accuracies on tune, valid and
-test. Nothing is chosen by them.
+test, then by how much the model with the best mean on tune leads on test, with a 95 % interval that resamples seeds,
+groups within classes and clips within groups. Nothing else is chosen by them.
 """
 
 import argparse
 import statistics
 import sys
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -21,37 +26,81 @@ from trainables import data, loop
 from trainables.config import TrialConfig
 from trainables.evaluate import predict
 from trainables.files import WEIGHTS
-from trainables.scoring import summarise
+from trainables.scoring import classes_of, codes, resamples, summarise
 
 SPLITS = ("tune", "valid", "test")
 
 
-def scores(config: TrialConfig) -> dict[str, float]:
-    """The balanced accuracies of a configuration trained anew."""
+@dataclass(frozen=True)
+class Runs:
+    """A model trained with several seeds: per split the balanced accuracies, and of test its predictions."""
+
+    name: str
+    scores: dict[str, list[float]]
+    predictions: list[pd.DataFrame]
+
+
+def train(name: str, config: TrialConfig, seeds: int) -> Runs:
+    """A configuration trained anew with each seed."""
     inputs = data.trial_data(config.data, config.features, data.choose_device())
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in loop.train(config, inputs, Path(folder)):
-            pass
-        found = summarise(predict(config, Path(folder) / WEIGHTS, SPLITS))
-    return {split: found[split]["balanced_accuracy"] for split in SPLITS}
+    found: dict[str, list[float]] = {split: [] for split in SPLITS}
+    tables = []
+    for seed in range(seeds):
+        own = replace(config, seed=1000 + seed)
+        with tempfile.TemporaryDirectory() as folder:
+            for _ in loop.train(own, inputs, Path(folder)):
+                pass
+            table = predict(own, Path(folder) / WEIGHTS, SPLITS)
+        for split, row in summarise(table).items():
+            found[split].append(row["balanced_accuracy"])
+        tables.append(table[table["split"] == "test"].sort_values("name"))
+    return Runs(name, found, tables)
+
+
+def lead(one: Runs, other: Runs) -> tuple[float, float, float]:
+    """The mean difference on test and its 95 % interval."""
+    first = one.predictions[0]
+    true = codes(first["true"], classes_of(first))
+    support = np.bincount(true)
+    right, others = (
+        np.array([(table["predicted"] == table["true"]).to_numpy(dtype=float) for table in runs.predictions])
+        for runs in (one, other)
+    )
+
+    def difference(rows: npt.NDArray[np.int64], mine: npt.NDArray[np.int64], theirs: npt.NDArray[np.int64]) -> float:
+        gain = right[mine][:, rows].mean(0) - others[theirs][:, rows].mean(0)
+        counts = np.bincount(true[rows], minlength=len(support))
+        return float((np.bincount(true[rows], weights=gain, minlength=len(support)) / np.maximum(counts, 1)).mean())
+
+    rng = np.random.default_rng(0)
+    drawn = [
+        difference(rows, rng.integers(len(right), size=len(right)), rng.integers(len(others), size=len(others)))
+        for rows in resamples(true, first["group"].to_numpy(dtype=str), 0)
+    ]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return difference(np.arange(len(true)), np.arange(len(right)), np.arange(len(others))), float(low), float(high)
 
 
 def main() -> None:
-    """Prints the table, a row as soon as it is known."""
+    """Prints a row as soon as it is known, and the leads at the end."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("studies", nargs="+")
     parser.add_argument("--seeds", type=int, default=5)
     given = parser.parse_args()
     print("| model | seeds | tune | valid | test | test of each |\n|---|--:|--:|--:|--:|---|", flush=True)
+    found = []
     for model in load_studies(*given.studies).models:
-        config = TrialConfig.from_json(dict(model.config["config"]))
-        found = [scores(replace(config, seed=1000 + seed)) for seed in range(given.seeds)]
-        cells = []
-        for split in SPLITS:
-            values = [row[split] for row in found]
-            cells.append(f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}")
-        each = ", ".join(f"{row['test']:.3f}" for row in found)
+        runs = train(model.name, TrialConfig.from_json(dict(model.config["config"])), given.seeds)
+        cells = [f"{statistics.mean(v):.3f} ± {statistics.stdev(v):.3f}" for v in runs.scores.values()]
+        each = ", ".join(f"{value:.3f}" for value in runs.scores["test"])
         print(f"| {model.name} | {given.seeds} | {' | '.join(cells)} | {each} |", flush=True)
+        found.append(runs)
+    best = max(found, key=lambda runs: statistics.mean(runs.scores["tune"]))
+    print(f"\n| {best.name} leads on test | by | 95 % interval |\n|---|--:|--:|")
+    for runs in found:
+        if runs is not best:
+            gain, low, high = lead(best, runs)
+            print(f"| {runs.name} | {gain:+.3f} | {low:+.3f} … {high:+.3f} |")
 
 
 if __name__ == "__main__":
