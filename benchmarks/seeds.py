@@ -4,8 +4,8 @@ python benchmarks/seeds.py STUDY [STUDY …] [--seeds 5]
 
 Each chosen model and each published recipe is trained as in its study but for the seed of its weights, its order and
 its dropout. A row per model: mean and standard deviation over the seeds of the balanced accuracies on tune, valid and
-test, then by how much the model with the best mean on tune leads on test, with a 95 % interval that resamples seeds,
-groups within classes and clips within groups. Nothing else is chosen by them.
+test, then by how much each chosen model leads each published recipe on test, with a 95 % interval that resamples seeds,
+groups within classes and clips within groups. Nothing is chosen by them.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from analysis import load_studies
+from analysis.load import Model, load_studies
 from trainables import data, loop
 from trainables.config import TrialConfig
 from trainables.evaluate import predict
@@ -36,12 +36,14 @@ class Runs:
     """A model trained with several seeds: per split the balanced accuracies, and of test its predictions."""
 
     name: str
+    published: bool
     scores: dict[str, list[float]]
     predictions: list[pd.DataFrame]
 
 
-def train(name: str, config: TrialConfig, seeds: int) -> Runs:
-    """A configuration trained anew with each seed."""
+def train(model: Model, seeds: int) -> Runs:
+    """A model trained anew with each seed."""
+    config = TrialConfig.from_json(dict(model.config["config"]))
     inputs = data.trial_data(config.data, config.features, data.choose_device())
     found: dict[str, list[float]] = {split: [] for split in SPLITS}
     tables = []
@@ -54,7 +56,7 @@ def train(name: str, config: TrialConfig, seeds: int) -> Runs:
         for split, row in summarise(table).items():
             found[split].append(row["balanced_accuracy"])
         tables.append(table[table["split"] == "test"].sort_values("name"))
-    return Runs(name, found, tables)
+    return Runs(model.name, model.baseline is not None, found, tables)
 
 
 def lead(one: Runs, other: Runs) -> tuple[float, float, float]:
@@ -90,17 +92,16 @@ def main() -> None:
     print("| model | seeds | tune | valid | test | test of each |\n|---|--:|--:|--:|--:|---|", flush=True)
     found = []
     for model in load_studies(*given.studies).models:
-        runs = train(model.name, TrialConfig.from_json(dict(model.config["config"])), given.seeds)
+        runs = train(model, given.seeds)
         cells = [f"{statistics.mean(v):.3f} ± {statistics.stdev(v):.3f}" for v in runs.scores.values()]
         each = ", ".join(f"{value:.3f}" for value in runs.scores["test"])
         print(f"| {model.name} | {given.seeds} | {' | '.join(cells)} | {each} |", flush=True)
         found.append(runs)
-    best = max(found, key=lambda runs: statistics.mean(runs.scores["tune"]))
-    print(f"\n| {best.name} leads on test | by | 95 % interval |\n|---|--:|--:|")
-    for runs in found:
-        if runs is not best:
-            gain, low, high = lead(best, runs)
-            print(f"| {runs.name} | {gain:+.3f} | {low:+.3f} … {high:+.3f} |")
+    chosen = [runs for runs in found if not runs.published]
+    print(f"\n| test, against | {' | '.join(runs.name for runs in chosen)} |\n|---|{'--:|' * len(chosen)}")
+    for recipe in (runs for runs in found if runs.published):
+        leads = [f"{gain:+.3f} ({low:+.3f} … {high:+.3f})" for gain, low, high in (lead(c, recipe) for c in chosen)]
+        print(f"| {recipe.name} | {' | '.join(leads)} |")
 
 
 if __name__ == "__main__":
