@@ -24,10 +24,13 @@ lint: .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch .venv/installed
 
-# Versions move only here; needs uv (https://docs.astral.sh/uv/).
+# Versions move only here; needs uv (https://docs.astral.sh/uv/). rfc3987-syntax, which Jupyter wants for checking
+# addresses, compiles a grammar wherever Ray imports jsonschema, 1.6 s of processor time in every process, and jsonschema
+# does without it.
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
-		--no-annotate --no-header --no-emit-index-url --no-emit-find-links --upgrade -o requirements.lock
+		--no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+		--no-emit-package rfc3987-syntax --no-emit-package lark --upgrade -o requirements.lock
 
 clean:
 	rm -rf .venv

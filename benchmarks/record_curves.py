@@ -1,0 +1,115 @@
+"""Learning curves of random configurations, recorded once, for `replay.py` to run searches on without training.
+
+python benchmarks/record_curves.py --data nsynth:PATH [--configurations 120] [--folder curves]
+
+For the MLP, the 1-D CNN and the LSTM, random points of the space train for 27 epochs on every fourth training note and
+are scored on the whole tune split; every fifth with a second seed. A trial that is recorded already is not trained
+again, so it may be interrupted. The end is `benchmarks/curves.parquet`, a row per epoch.
+"""
+
+import argparse
+import json
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import spaces
+from search import adapt
+from spaces.domains import Space
+from trainables import corpora, data, loop
+from trainables.config import DataConfig, resolve
+from trainables.data import Part, TrialData
+
+EPOCHS, EVERY, SECOND_SEED_EVERY = 27, 4, 5
+# What would make a recording take days on two cores is left out: raw audio at full rate, the widest layers.
+RESTRICTED = {
+    "mlp": (),
+    "cnn1d": ("resample_hz=2000,4000", *(f"channels_{layer}=8..64" for layer in range(1, 6))),
+    "lstm": ("frame_ms=20..80", "width_1=32..128", "width_2=32..128", "width_3=32..128"),
+}
+TABLE = Path(__file__).with_name("curves.parquet")
+
+
+def space_of(family: str, clip_seconds: float) -> Space:
+    """The family's space as it is recorded."""
+    return adapt.fixed(adapt.fitted(spaces.load(family), clip_seconds), RESTRICTED[family])
+
+
+def points(space: Space, n: int) -> list[dict[str, Any]]:
+    """The default and random points, the same every time."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    return [dict(space.default), *(space(study.ask()) for _ in range(n - 1))]
+
+
+def thinned(inputs: TrialData) -> TrialData:
+    """With every fourth training example."""
+    part = inputs.parts["train"]
+    assert part.clips is None, "segments of one clip would be torn apart"
+    kept = torch.arange(0, len(part.labels), EVERY, device=part.labels.device)
+    train = Part(part.labels[kept], lambda positions: part.fetch(kept[positions]))
+    return replace(inputs, parts={**inputs.parts, "train": train})
+
+
+def record(family: str, number: int, params: dict[str, Any], seed: int, config: DataConfig, path: Path) -> None:
+    """Trains one configuration and writes its rows."""
+    os.nice(10)
+    store = corpora.open_corpus(config.corpus)
+    space = space_of(family, store.clip_seconds)
+    trial = resolve(space, params, data=config, seed=seed, max_epochs=EPOCHS, threads=1)
+    device = data.choose_device()
+    data.release(trial.data, trial.features)
+    inputs = thinned(data.trial_data(trial.data, trial.features, device))
+    kept = ("epoch", "score", "tune_balanced_accuracy", "epoch_seconds", "failure", "ended")
+    rows = [
+        {"family": family, "configuration": number, "seed": seed, "params": json.dumps(params, sort_keys=True)}
+        | {name: asdict(report)[name] for name in kept}
+        for report in loop.train(trial, inputs)
+    ]
+    path.with_suffix(".part").write_text(json.dumps(rows))
+    path.with_suffix(".part").rename(path)
+
+
+def main() -> None:
+    """Records what is missing, then writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--configurations", type=int, default=120)
+    parser.add_argument("--folder", type=Path, default=Path("curves"))
+    parser.add_argument("--families", default=",".join(RESTRICTED))
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    named = corpora.absolute(given.data)
+    store = corpora.open_corpus(named)
+    task = corpora.tasks(named)[0]
+    how = corpora.splits_of(named)[0]
+    config = DataConfig(named, store.digest, task, False, how, 0)
+    jobs = []
+    for family in given.families.split(","):
+        for number, params in enumerate(points(space_of(family, store.clip_seconds), given.configurations)):
+            for seed in range(1 + (number % SECOND_SEED_EVERY == 0)):
+                path = given.folder / f"{family}-{number:04d}-{seed}.json"
+                if not path.exists():
+                    jobs.append((family, number, params, seed, config, path))
+    with ProcessPoolExecutor(given.processes) as pool:
+        running = {pool.submit(record, *job): job[-1].stem for job in jobs}
+        for done, future in enumerate(as_completed(running), 1):
+            future.result()
+            print(f"{done} of {len(jobs)}: {running[future]}", flush=True)
+    rows = [row for path in sorted(given.folder.glob("*.json")) for row in json.loads(path.read_text())]
+    table = pd.DataFrame(rows).sort_values(["family", "configuration", "seed", "epoch"], ignore_index=True)
+    table.to_parquet(TABLE, compression="zstd", index=False)
+    print(f"{TABLE}: {len(table)} epochs of {table.groupby(['family', 'configuration', 'seed']).ngroups} trials")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,335 @@
+"""Searches replayed on recorded learning curves: how good is the best found model after so many epochs?
+
+python benchmarks/replay.py [--repeats 30] [--slots 4]
+
+`curves.parquet` (see `record_curves.py`) stands for training. A searcher may propose any point of the space; it gets
+the recorded curve of a configuration like it: that in the leaf of a tree of an extremely randomised forest, fitted on
+the curves so that it splits by what matters, with one curve a leaf. Which of the trees is chosen by the trial's seed,
+so that equal points differ as if trained with other seeds. Searchers and schedulers are the real ones; slots and time
+are simulated from the recorded seconds. Regret is the best recorded score on tune less the best that any trial reported
+so far, which is what a user would have on stopping there.
+"""
+
+import argparse
+import heapq
+import json
+import tempfile
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import count
+from multiprocessing import get_context
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+import pandas as pd
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
+from record_curves import EPOCHS, TABLE, space_of
+from sklearn.ensemble import ExtraTreesRegressor
+
+from search.engine import Decision, Engine
+from search.records import Journal
+from search.study import StudySpec
+from spaces.domains import Choice, Space, Value
+from trainables.config import DataConfig
+
+Params = dict[str, Value]
+BUDGETS = (67, 135, 270, 540, 1080)
+_CLIP_SECONDS = 2.0  # of the corpus that the curves were recorded on
+_DATA = DataConfig(
+    corpus="recorded", digest="0" * 64, task="family", keep_synth_lead=False, split="official", split_seed=0
+)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The recorded trials of a family: per trial its parameters, its scores `(epochs,)` and seconds per epoch."""
+
+    family: str
+    params: list[Params]
+    scores: list[npt.NDArray[np.float64]]
+    seconds: list[float]
+
+    @classmethod
+    def load(cls, family: str) -> "Curves":
+        """Those in the table; a trial that diverged scores nothing from there on."""
+        table = pd.read_parquet(TABLE)
+        rows = table[table["family"] == family].groupby(["configuration", "seed"])
+        trials = [trial.sort_values("epoch") for _, trial in rows]
+        return cls(
+            family,
+            [json.loads(trial["params"].iloc[0]) for trial in trials],
+            [trial["tune_balanced_accuracy"].fillna(0.0).to_numpy() for trial in trials],
+            [float(trial["epoch_seconds"].mean()) for trial in trials],
+        )
+
+    @cached_property
+    def space(self) -> Space:
+        """The space that was recorded."""
+        return space_of(self.family, _CLIP_SECONDS)
+
+    @property
+    def best(self) -> float:
+        """The best recorded score."""
+        return max(float(scores.max()) for scores in self.scores)
+
+    @cached_property
+    def _forest(self) -> tuple[ExtraTreesRegressor, list[dict[int, list[int]]]]:
+        """The forest, and for each tree which recorded trials lie in each leaf."""
+        places = np.array([self._place(params) for params in self.params])
+        curves = np.array([np.pad(scores, (0, EPOCHS - len(scores)), mode="edge") for scores in self.scores])
+        forest = ExtraTreesRegressor(64, max_features=0.5, random_state=0).fit(places, curves)
+        members: list[dict[int, list[int]]] = [{} for _ in forest.estimators_]
+        for row, leaves in enumerate(forest.apply(places)):
+            for tree, leaf in enumerate(leaves):
+                members[tree].setdefault(int(leaf), []).append(row)
+        return forest, members
+
+    def like(self, params: Params, seed: int) -> int:
+        """The number of the recorded trial that stands for a point."""
+        forest, members = self._forest
+        rng = np.random.default_rng(seed)
+        tree = int(rng.integers(len(members)))
+        leaf = int(forest.estimators_[tree].apply(np.array([self._place(params)], dtype=np.float32))[0])
+        return int(rng.choice(members[tree][leaf]))
+
+    def _place(self, params: Params) -> list[float]:
+        """A point as numbers: choices one by one, what does not apply as -1."""
+        place: list[float] = []
+        for param in self.space.params:
+            value = params.get(param.name)
+            if isinstance(param.domain, Choice):
+                place += [float(value == option) for option in param.domain.options]
+            else:
+                number = -1.0 if value is None else float(value)
+                place.append(np.log(number) if param.domain.log and number > 0 else number)
+        return place
+
+
+class _Search(Protocol):
+    """A searcher and its scheduler."""
+
+    def start(self) -> tuple[int, Params] | None:
+        """The next trial's number and parameters, or None where there is none to start now."""
+
+    def report(self, trial: int, epoch: int, score: float, best: float, best_epoch: int, last: bool) -> bool:
+        """Takes an epoch's score; whether the trial goes on."""
+
+
+class _Ours:
+    """This project's engine."""
+
+    def __init__(self, curves: Curves, seed: int, folder: Path, *, default: bool, budget: int) -> None:
+        space = curves.space
+        if not default:
+            space = replace(space, default=_random_points(space, seed)(0))
+        spec = StudySpec("replay", space, _DATA, budget, EPOCHS, 3, 3, seed, 1, with_baselines=False)
+        self._engine = Engine(spec, Journal(folder))
+
+    def start(self) -> tuple[int, Params] | None:
+        trial = self._engine.next_trial()
+        return (trial.number, trial.params) if trial else None
+
+    def report(self, trial: int, epoch: int, score: float, best: float, best_epoch: int, last: bool) -> bool:
+        row = {"epoch": epoch, "score": best, "best_epoch": best_epoch, "failure": None, "ended": last}
+        return self._engine.report(trial, row) is Decision.CONTINUE
+
+
+class _Random:
+    """Random points, each trained in full."""
+
+    def __init__(self, curves: Curves, seed: int) -> None:
+        self._points, self._count = _random_points(curves.space, seed), count()
+
+    def start(self) -> tuple[int, Params] | None:
+        number = next(self._count)
+        return number, self._points(number)
+
+    def report(self, trial: int, epoch: int, score: float, best: float, best_epoch: int, last: bool) -> bool:
+        return not last
+
+
+class _Stock:
+    """Ray's ASHA and OptunaSearch, called in the order in which Tune calls them."""
+
+    def __init__(self, curves: Curves, seed: int, **rungs: int) -> None:
+        self._search = OptunaSearch(_Define(curves.space), metric="score", mode="max", seed=seed)
+        self._asha = ASHAScheduler(metric="score", mode="max", max_t=EPOCHS, **rungs)
+        self._count = count()
+
+    def start(self) -> tuple[int, Params] | None:
+        number = next(self._count)
+        found = self._search.suggest(str(number))
+        self._asha.on_trial_add(None, SimpleNamespace(trial_id=str(number)))
+        assert isinstance(found, dict)
+        return number, dict(found)
+
+    def report(self, trial: int, epoch: int, score: float, best: float, best_epoch: int, last: bool) -> bool:
+        result = {"training_iteration": epoch, "score": best}
+        known = SimpleNamespace(trial_id=str(trial))
+        decision = self._asha.on_trial_result(None, known, result)
+        if last or decision == TrialScheduler.STOP:
+            self._asha.on_trial_complete(None, known, result)
+            self._search.on_trial_complete(str(trial), result=result)
+            return False
+        self._search.on_trial_result(str(trial), result)
+        return True
+
+
+class _FirstThenBest:
+    """All for `first` epochs, with two thirds of the budget; then the best of them in full (Egele et al. 2024)."""
+
+    def __init__(self, curves: Curves, seed: int, budget: int, first: int = 3) -> None:
+        self._points, self._first = _random_points(curves.space, seed), first
+        self._all = max(1, budget * 2 // 3 // first)
+        self._chosen = max(1, budget // 3 // (EPOCHS - first))
+        self._params: dict[int, Params] = {}
+        self._scores: dict[int, float] = {}
+        self._again: list[int] | None = None
+        self._full: set[int] = set()
+
+    def start(self) -> tuple[int, Params] | None:
+        number = len(self._params)
+        if number < self._all:
+            self._params[number] = self._points(number)
+            return number, self._params[number]
+        if len(self._scores) < self._all:
+            return None
+        if self._again is None:
+            self._again = sorted(self._scores, key=lambda n: -self._scores[n])[: self._chosen]
+        if not self._again:
+            return None
+        number = self._again.pop(0)
+        self._full.add(number)
+        return number, self._params[number]
+
+    def report(self, trial: int, epoch: int, score: float, best: float, best_epoch: int, last: bool) -> bool:
+        if trial in self._full:
+            return not last
+        if last or epoch >= self._first:
+            self._scores[trial] = best
+            return False
+        return True
+
+
+class _Define:
+    """A space as OptunaSearch wants it."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+
+    def __call__(self, trial: Any) -> None:
+        self._space(trial)
+
+
+def _random_points(space: Space, seed: int) -> Callable[[int], Params]:
+    """Points by number."""
+
+    def point(number: int) -> Params:
+        sampler = optuna.samplers.RandomSampler(int(np.random.SeedSequence((seed, number)).generate_state(1)[0]))
+        return dict(space(optuna.create_study(sampler=sampler).ask()))
+
+    return point
+
+
+@dataclass
+class _Running:
+    trial: int
+    recorded: int
+    epoch: int
+    best: float = -1.0
+    best_epoch: int = 0
+
+
+def regrets(search: _Search, curves: Curves, seed: int, budget: int, slots: int) -> npt.NDArray[np.float64]:
+    """The regret after each of `budget` epochs, of all trials together."""
+    due: list[tuple[float, int, _Running]] = []
+    done: dict[int, _Running] = {}
+    found = np.full(budget, np.nan)
+    clock, spent, best, tie = 0.0, 0, 0.0, count()
+    while spent < budget:
+        while len(due) < slots and (begun := search.start()):
+            number, params = begun
+            recorded = curves.like(params, int(np.random.SeedSequence((seed, number)).generate_state(1)[0]))
+            run = done.pop(number, _Running(number, recorded, 0))
+            heapq.heappush(due, (clock + curves.seconds[run.recorded], next(tie), run))
+        if not due:
+            break
+        clock, _, run = heapq.heappop(due)
+        scores = curves.scores[run.recorded]
+        run.epoch += 1
+        score = float(scores[run.epoch - 1])
+        if score > run.best:
+            run.best, run.best_epoch = score, run.epoch
+        best = max(best, score)
+        found[spent] = curves.best - best
+        spent += 1
+        if search.report(run.trial, run.epoch, score, run.best, run.best_epoch, run.epoch >= len(scores)):
+            heapq.heappush(due, (clock + curves.seconds[run.recorded], next(tie), run))
+        else:
+            done[run.trial] = run
+    found[spent:] = curves.best - best
+    return found
+
+
+STRATEGIES = (
+    "this project",
+    "this project, no default",
+    "random",
+    "random, twice",
+    "Ray stock",
+    "Ray, same rungs",
+    "3 epochs, then best",
+)
+
+
+def replay(family: str, strategy: str, seed: int, slots: int) -> list[float]:
+    """Regrets of one run of one strategy at the budgets."""
+    warnings.simplefilter("ignore")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    curves, most = Curves.load(family), BUDGETS[-1]
+    if strategy == "3 epochs, then best":  # it must know its budget beforehand
+        return [float(regrets(_FirstThenBest(curves, seed, b), curves, seed, b, slots)[-1]) for b in BUDGETS]
+    with tempfile.TemporaryDirectory() as folder:
+        search: _Search
+        if strategy.startswith("this"):
+            search = _Ours(curves, seed, Path(folder), default=strategy == "this project", budget=most)
+        elif strategy.startswith("Ray"):
+            rungs = {} if strategy == "Ray stock" else {"grace_period": 3, "reduction_factor": 3}
+            search = _Stock(curves, seed, **rungs)
+        else:
+            search = _Random(curves, seed)
+        factor = 2 if strategy == "random, twice" else 1
+        found = regrets(search, curves, seed, factor * most, slots)
+    return [float(found[factor * budget - 1]) for budget in BUDGETS]
+
+
+def main() -> None:
+    """Prints a table per family."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--slots", type=int, default=4)
+    given = parser.parse_args()
+    rng = np.random.default_rng(0)
+    for family in sorted(pd.read_parquet(TABLE, columns=["family"])["family"].unique()):
+        print(f"\n{family}: mean regret (95 % interval of the mean) after so many epochs, {given.repeats} runs\n")
+        print(f"| search | {' | '.join(map(str, BUDGETS))} |\n|---|{'--:|' * len(BUDGETS)}", flush=True)
+        for strategy in STRATEGIES:
+            with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+                jobs = [pool.submit(replay, family, strategy, seed, given.slots) for seed in range(given.repeats)]
+                found = np.array([job.result() for job in jobs])
+            means = found[rng.integers(given.repeats, size=(4000, given.repeats))].mean(1)
+            low, high = np.quantile(means, [0.025, 0.975], axis=0)
+            cells = [f"{m:.3f} ({a:.3f}–{b:.3f})" for m, a, b in zip(found.mean(0), low, high, strict=True)]
+            print(f"| {strategy} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

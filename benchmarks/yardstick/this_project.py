@@ -1,0 +1,59 @@
+"""This project: its main command, as it is, but that what its sampler proposes is the list.
+
+It ends where the search does. Scoring the winner on the other splits, as the command does then, is what no peer does.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from jobs import GRACE_EPOCHS, REDUCTION_FACTOR, Job
+
+from search import engine, finish, run, searcher
+from search.records import EPOCHS, TRIALS, read_rows
+from spaces.domains import Params, Value
+
+
+def main() -> None:
+    """Runs the command, then notes the epochs that its journal has."""
+    job = Job.read(sys.argv[1])
+
+    class Listed(searcher.Sampler):
+        """Proposes the list."""
+
+        def ask(self, number: int, fixed: Mapping[str, Value] | None = None) -> Params:
+            return super().ask(number, job.points[number])
+
+    def leave(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    engine.Sampler = Listed  # type: ignore[attr-defined]
+    finish.finish = leave  # type: ignore[assignment]
+    sys.argv = [sys.argv[0], *_arguments(job)]
+    try:
+        run.main()
+    except SystemExit as ended:
+        if ended.code != run.INTERRUPTED:
+            raise
+    study = Path(job.folder) / "studies" / "yardstick"
+    for row in read_rows(study / EPOCHS):
+        job.note(row["trial"], row["epoch"], row["score"], row["time"])
+    ends = [row for row in read_rows(study / TRIALS) if row["event"] == "ended"]
+    if len(ends) < len(job.points):
+        raise SystemExit(f"{len(ends)} of {len(job.points)} trials ended.")
+
+
+def _arguments(job: Job) -> list[str]:
+    fixed = [part for wish in job.fixed for part in ("--fix", wish)]
+    grace = GRACE_EPOCHS if job.stopping else job.epochs
+    return [
+        *("--space", job.family, "--data", job.data["corpus"], "--task", job.data["task"], *fixed),
+        *("--trials", str(len(job.points)), "--max-epochs", str(job.epochs), "--grace-epochs", str(grace)),
+        *("--reduction-factor", str(REDUCTION_FACTOR), "--no-baselines", "--cpus-per-trial", "1"),
+        *("--concurrency", str(job.slots), "--storage", str(Path(job.folder) / "studies"), "--name", "yardstick"),
+    ]
+
+
+if __name__ == "__main__":
+    main()
