@@ -7,7 +7,7 @@ demo: .venv
 	.venv/bin/python search/run.py --space blstm --data demo --trials 10 --max-epochs 9
 
 test: .venv
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 lint: .venv
 	.venv/bin/ruff check .

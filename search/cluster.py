@@ -1,41 +1,36 @@
 """Ray behind one door: starting or joining a cluster and having Tune carry out what the engine decides."""
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
+from ray._private import ray_constants
 from ray.exceptions import OutOfMemoryError
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from search.claim import mark
 from search.engine import Decision, Engine
+from search.machines import Machines
+from search.slots import Resources
 from search.trial import REPORTED, TrialWorker
 from trainables.errors import UserError
 
-WORKER_RETRIES = 3
+WORKER_RETRIES, NODE_RETRIES = 3, 12
 _ADDRESS_SECONDS = 5
 _OBJECT_STORE_BYTES = 150_000_000
 log = logging.getLogger("etude")
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What trials run on: cores and GPUs of each, how many at a time, and the memory that bounds each.
-
-    `memory_bytes` None means a trial's share of its node.
-    """
-
-    cpus_per_trial: int
-    gpus_per_trial: float
-    concurrency: int
-    memory_bytes: int | None = None
 
 
 @contextlib.contextmanager
@@ -52,6 +47,10 @@ def cluster(address: str | None) -> Iterator[None]:
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "86400")
     # Tune warns at every end that it finds no result files, which it was told not to write.
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    # Alone on its machine Ray needs no more than the loopback, but listens on all addresses, except where it is told
+    # that there are no clusters (https://github.com/ray-project/ray/issues/18730).
+    clusters = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = clusters and address is not None
     try:
         ray.init(
             address=address or "local",
@@ -66,8 +65,14 @@ def cluster(address: str | None) -> Iterator[None]:
             raise
         raise UserError(
             f"--address must name a running Ray cluster, but {address!r} could not be joined "
-            f"({str(error).splitlines()[0]}). Start one with `ray start --head`, or leave --address out."
+            f"({str(error).splitlines()[0]}). The cluster and this machine must have the same token in "
+            f"~/.ray/auth_token; RAY_AUTH_MODE=disabled is for a cluster that has none."
         ) from error
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
+    # Ray makes the token where there is none, readable by all who may look into the folder.
+    with contextlib.suppress(OSError):
+        (Path.home() / ".ray" / "auth_token").chmod(0o600)
     try:
         yield
     finally:
@@ -88,87 +93,65 @@ def _check_reachable(address: str) -> None:
         ) from error
 
 
-def fitting(cpus_per_trial: int, gpus_per_trial: float | None, concurrency: int | None) -> Resources:
-    """Resources that the running cluster can give to at least one trial; raises UserError.
-
-    With GPUs in the cluster a trial takes one unless told otherwise; with none, a core is all it takes.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    most_gpus = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
-    most_cpus = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
-    gpus = (1.0 if most_gpus else 0.0) if gpus_per_trial is None else gpus_per_trial
-    if gpus > most_gpus:
-        raise UserError(
-            f"A trial must fit one node, but --gpus-per-trial is {gpus:g} and the node with the most GPUs has "
-            f"{most_gpus:g}. Ask for at most that."
-        )
-    if cpus_per_trial > most_cpus:
-        raise UserError(
-            f"A trial must fit one node, but --cpus-per-trial is {cpus_per_trial} and the node with the most cores "
-            f"has {most_cpus:g}. Ask for at most that."
-        )
-    slots = sum(
-        int(min(node.get("CPU", 0) / cpus_per_trial, node.get("GPU", 0) / gpus if gpus else float("inf")) + 1e-6)
-        for node in nodes
-    )
-    return Resources(cpus_per_trial, gpus, min(concurrency or slots, slots))
-
-
-def run_trials(engine: Engine, resources: Resources, halted: Callable[[], bool]) -> None:
+def run_trials(
+    engine: Engine, resources: Resources, halted: Callable[[], bool], machines: Machines | None = None
+) -> None:
     """Runs the study's trials until none is left or `halted()`; raises UserError where it cannot go on.
 
+    With `machines` as many at a time as they have room for while they come and go, else as `resources` say.
     Where Ray's memory monitor ends the search (it aborts everything, whatever `max_failures` says), the trials
     that were running go on one at a time, so that the one which needs too much is known, fails and is left out.
+    Where Tune gives up for another reason it is started again, as long as that gets the study on.
     """
-    alone = False
+    alone, in_vain = False, 0
     while engine.to_start and not halted():
-        before = len(engine.journal.rows)
-        suspects = len(engine.running) if alone else 0
+        before = engine.journal.length
+        trials, concurrency = (len(engine.running), 1) if alone else (engine.to_start, resources.concurrency)
+        words = "it ran nothing"
         try:
-            _fit(
-                engine,
-                resources,
-                halted,
-                trials=suspects or engine.to_start,
-                concurrency=1 if alone else None,
-            )
+            _fit(engine, replace(resources, concurrency=concurrency), halted, trials, None if alone else machines)
             alone = False
         except _OutOfMemoryError as error:
             running = engine.requeue()
             log.warning("Ray's memory monitor ended the search with trials %s", [t.number for t in running])
             if alone or len(running) == 1:
-                engine.fail(_current(engine), f"out of memory: ended by Ray's memory monitor ({error})")
-                engine.requeue()
-            alone = bool(engine.running)
-            continue
-        engine.requeue()
-        if len(engine.journal.rows) == before and not halted():
-            raise RuntimeError("Ray Tune returned without having run a single epoch")
+                engine.fail(running[0].number, f"out of memory: ended by Ray's memory monitor ({error})")
+            alone = len(running) > 1 or alone
+        except _GaveUpError as error:
+            log.warning("Ray Tune gave up", exc_info=error)
+            words = str(error)
+        alone = bool(engine.requeue()) and alone
+        in_vain = 0 if engine.journal.length > before else in_vain + 1
+        if in_vain > WORKER_RETRIES and not halted():
+            raise UserError(
+                f"Ray must run the study's trials, but gave up {in_vain} times in a row ({words}). The study's folder "
+                f"logs has its words. Put that right and go on with --resume."
+            )
+
+
+class _GaveUpError(Exception):
+    """Tune ended the search for a reason of its own."""
 
 
 class _OutOfMemoryError(Exception):
     """Ray's memory monitor ended the search."""
 
 
-def _current(engine: Engine) -> int:
-    return engine.running[0].number
-
-
 def _fit(
-    engine: Engine, resources: Resources, halted: Callable[[], bool], *, trials: int, concurrency: int | None
+    engine: Engine, resources: Resources, halted: Callable[[], bool], trials: int, machines: Machines | None
 ) -> None:
     """One run of Tune over at most `trials` trials."""
-    link = _Link(engine, resources.memory_bytes)
+    link = _Link(engine, resources.memory_bytes, trials)
     # Tune insists on a place for its own records, which nobody reads; what a killed run left there goes first.
     scratch = engine.journal.directory.absolute() / ".tune"
     shutil.rmtree(scratch, ignore_errors=True)
     tuner = tune.Tuner(
         tune.with_resources(TrialWorker, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
         tune_config=tune.TuneConfig(
-            search_alg=_Asking(link),
+            search_alg=_Asking(link, machines.room if machines else lambda: resources.concurrency),
             scheduler=_Deciding(link),
-            num_samples=trials,
-            max_concurrent_trials=concurrency or resources.concurrency,
+            num_samples=-1,  # the link says when there are no more
+            max_concurrent_trials=trials if machines else resources.concurrency,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),
@@ -176,6 +159,7 @@ def _fit(
             name="tune",
             storage_path=str(scratch),
             verbose=0,
+            callbacks=[machines] if machines else None,
             stop=_Stopping(lambda: halted() or link.abort is not None),
             failure_config=tune.FailureConfig(max_failures=WORKER_RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
@@ -184,13 +168,24 @@ def _fit(
     try:
         tuner.fit()
     except Exception as error:
-        if _is_out_of_memory(error):
-            raise _OutOfMemoryError(str(error).splitlines()[0][:200]) from error
-        raise
+        if link.abort is None:
+            raise _reason(error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if link.abort is not None:
         raise link.abort
+
+
+def _reason(error: Exception) -> Exception:
+    """Why Tune ended the search; it wraps most errors in one of its own, some only as text."""
+    words = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
+    if _is_out_of_memory(error):
+        return _OutOfMemoryError(words)
+    if os.strerror(errno.ENOSPC) in str(error):
+        return UserError(
+            f"Ray needs room on this machine's disk, but there is none ({words}). Make room and go on with --resume."
+        )
+    return _GaveUpError(words)
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
@@ -202,16 +197,21 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
 
 
 class _Link:
-    """Between Tune's trial ids and the engine's trials. An error here must stop the search, not be lost in it."""
+    """Between Tune's trial ids and the engine's trials. An error here must stop the search, not be lost in it.
 
-    def __init__(self, engine: Engine, memory_bytes: int | None) -> None:
-        self.engine, self.memory_bytes = engine, memory_bytes
+    `left` is how many trials may still be started.
+    """
+
+    def __init__(self, engine: Engine, memory_bytes: int | None, left: int) -> None:
+        self.engine, self.memory_bytes, self.left = engine, memory_bytes, left
+        self.mark = mark(engine.journal.directory)
         self.numbers: dict[str, int] = {}
+        self.deaths, self.losses = Counter[int](), Counter[int]()
         self.abort: Exception | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial as a configuration for its worker; None where there is none to start."""
-        if self.abort is not None:
+        if self.abort is not None or not self.left:
             return None
         try:
             trial = self.engine.next_trial()
@@ -221,12 +221,13 @@ class _Link:
         if trial is None:
             return None
         self.numbers[trial_id] = trial.number
+        self.left -= 1
         config = self.engine.spec.config(trial.params, trial.baseline, trial.seed)
-        folder = self.engine.journal.folder(trial.number).absolute()
         return {
-            "trial": trial.number,
             "config": config.to_json(),
-            "folder": str(folder),
+            "study": str(self.engine.journal.directory.absolute()),
+            "mark": self.mark,
+            "folder": str(self.engine.journal.folder(trial.number).absolute()),
             "remote": self.engine.journal.checkpoint_address(trial.number),
             "reported": trial.epoch,
             "memory_bytes": self.memory_bytes,
@@ -238,25 +239,55 @@ class _Link:
         try:
             if "abort" in result:
                 raise UserError(
-                    f"A trial must be able to read its data and save its progress, but trial {number} could not: "
-                    f"{result['abort'].rstrip('.')}. Put that right and go on with --resume."
+                    f"A trial must be able to read its data and save its progress, but trial {number} on "
+                    f"{result['node']} could not: {result['abort'].rstrip('.')}. Put that right and go on with "
+                    f"--resume."
                 )
             if "lost" in result:
                 self.engine.fail(number, result["lost"])
                 return Decision.FAIL
-            return self.engine.report(number, {name: result[name] for name in REPORTED if name in result})
+            before = self.engine.trials[number].epoch
+            decision = self.engine.report(number, {name: result[name] for name in REPORTED if name in result})
+            if self.engine.trials[number].epoch > before:
+                # Only what happens again and again at the same epoch tells against the trial.
+                self.deaths[number] = self.losses[number] = 0
+            return decision
         except Exception as error:
             self.abort = error
             return Decision.STOP
 
+    def lost(self, trial_id: str, words: str) -> int:
+        """Takes in why Ray says that a worker was lost; what Tune is to count as failures since the last epoch.
+
+        What happens to a node may happen to good trials, and is counted apart.
+        """
+        number = self.numbers[trial_id]
+        if "creation task" in words and self.abort is None:
+            self.abort = UserError(
+                f"All nodes must have the same code and environment, but a worker could not be started "
+                f"({words.strip().splitlines()[-1]}). Put that right and go on with --resume."
+            )
+        (self.deaths if "worker process has died" in words else self.losses)[number] += 1
+        return WORKER_RETRIES if self.losses[number] >= NODE_RETRIES else self.deaths[number]
+
     def end(self, trial_id: str, error: bool) -> None:
-        """A trial that Tune gave up on: its worker died once too often."""
-        if error and trial_id in self.numbers and self.abort is None:
-            reason = f"its worker process died {WORKER_RETRIES + 1} times"
-            try:
-                self.engine.fail(self.numbers[trial_id], reason)
-            except Exception as problem:
-                self.abort = problem
+        """A trial that Tune gave up on: fails if its workers died too often, else is taken up again.
+
+        Tune also gives up on one whose worker was lost between two trials.
+        """
+        if not error or trial_id not in self.numbers or self.abort is not None:
+            return
+        number = self.numbers[trial_id]
+        try:
+            if self.deaths[number] > WORKER_RETRIES:
+                self.engine.fail(number, f"its worker process died {self.deaths[number]} times")
+            elif self.losses[number] > NODE_RETRIES:
+                self.engine.fail(number, f"the node that it ran on was lost {self.losses[number]} times")
+            else:
+                self.engine.put_back(number)
+                self.left += 1
+        except Exception as problem:
+            self.abort = problem
 
 
 class _Unsaved:
@@ -267,19 +298,26 @@ class _Unsaved:
 
 
 class _Asking(_Unsaved, Searcher):
-    """Asks the engine for the next trial."""
+    """Asks the engine for the next trial while there is room for another."""
 
-    def __init__(self, link: _Link) -> None:
+    def __init__(self, link: _Link, room: Callable[[], int]) -> None:
         super().__init__()
-        self._link = link
+        self._link, self._room = link, room
+        self._live: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The next trial's configuration."""
+        """The next trial's configuration; None where there is no room for it yet."""
+        if len(self._live) >= self._room():
+            return None
         found = self._link.suggest(trial_id)
-        return Searcher.FINISHED if found is None else found  # type: ignore[return-value]
+        if found is None:
+            return Searcher.FINISHED  # type: ignore[return-value]
+        self._live.add(trial_id)
+        return found
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Passes on that a trial ended in error."""
+        self._live.discard(trial_id)
         self._link.end(trial_id, error)
 
     def save(self, checkpoint_path: str) -> None:
@@ -299,7 +337,22 @@ class _Deciding(_Unsaved, FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """CONTINUE or STOP."""
         decision = self._link.decide(trial.trial_id, result)
+        trial.run_metadata.num_failures = self._link.deaths[self._link.numbers[trial.trial_id]]
         return str(TrialScheduler.CONTINUE if decision is Decision.CONTINUE else TrialScheduler.STOP)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Has Tune count only what tells against the trial: that its process died, and not that its node did.
+
+        Called a second time for the same loss, with a trial that is waiting again, when it came between two trials.
+        """
+        if trial.status != Trial.PENDING:
+            trial.run_metadata.num_failures = self._link.lost(trial.trial_id, _last_error(trial))
+
+
+def _last_error(trial: Trial) -> str:
+    """What Ray said when the trial's worker was lost last; Tune itself hands it to nobody."""
+    file = trial.error_file
+    return Path(file).read_text(encoding="utf-8", errors="replace").rpartition("Failure # ")[2] if file else ""
 
 
 class _Stopping(_Unsaved, tune.Stopper):

@@ -4,6 +4,7 @@ The engine knows nothing of Ray or of time. Driven by Ray it runs a study; drive
 stands again where the study was; driven by a loop it simulates one.
 """
 
+import bisect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -40,7 +41,7 @@ class Decision(StrEnum):
 _ENDS = {Decision.STOP: State.PRUNED, Decision.COMPLETE: State.COMPLETE, Decision.FAIL: State.FAILED}
 
 
-@dataclass
+@dataclass(slots=True)
 class Trial:
     """A trial of the study and how far it is. `score` is its best tune score so far, None before the first."""
 
@@ -62,13 +63,15 @@ class Engine:
     def __init__(self, spec: StudySpec, journal: Journal) -> None:
         self.spec, self.journal = spec, journal
         self.trials: list[Trial] = []
+        self._running: dict[int, Trial] = {}  # by number, as they began
+        self._complete: list[Trial] = []  # the best first
         self._sampler = Sampler(spec.space, spec.seed)
         self._asha = Asha(spec.rungs, spec.reduction_factor)
         self._baselines: tuple[Baseline, ...] = spec.baselines
-        self._replay(journal.rows)
+        self._replay(journal.stream())
         self._clean()
         # Trials that an earlier session left unfinished are served first, in their order.
-        self._waiting = [trial.number for trial in self.trials if trial.state is State.RUNNING]
+        self._waiting = list(self._running)
 
     @property
     def optuna_trials(self) -> list[object]:
@@ -83,12 +86,17 @@ class Engine:
     @property
     def running(self) -> list[Trial]:
         """Trials that began and did not end."""
-        return [trial for trial in self.trials if trial.state is State.RUNNING]
+        return list(self._running.values())
 
     def requeue(self) -> list[Trial]:
         """Puts all unfinished trials back in the queue, as after their workers were lost."""
-        self._waiting = [trial.number for trial in self.running]
+        self._waiting = list(self._running)
         return self.running
+
+    def put_back(self, number: int) -> None:
+        """Makes a trial, whose worker was lost, the next one, unless it ended."""
+        if self.trials[number].state is State.RUNNING:
+            self._waiting.insert(0, number)
 
     def next_trial(self) -> Trial | None:
         """The trial to run next, or None: unfinished ones, the published baselines, the default, the sampler's."""
@@ -109,7 +117,7 @@ class Engine:
         seed = derived_seed(self.spec.seed, number)
         trial = Trial(number, params, baseline.name if baseline else None, origin, seed)
         self.journal.started(number, params=params, baseline=trial.baseline, origin=origin, seed=seed)
-        self.trials.append(trial)
+        self._begin(trial)
         return trial
 
     def report(self, number: int, report: Row) -> Decision:
@@ -146,8 +154,11 @@ class Engine:
 
     def best(self) -> list[Trial]:
         """Trials at full fidelity, best first; of equals the earlier one."""
-        full = [trial for trial in self.trials if trial.state is State.COMPLETE]
-        return sorted(full, key=lambda trial: (-(trial.score or 0.0), trial.number))
+        return list(self._complete)
+
+    def _begin(self, trial: Trial) -> None:
+        self.trials.append(trial)
+        self._running[trial.number] = trial
 
     def _end(self, trial: Trial, state: State, reason: str | None) -> None:
         self.journal.ended(trial.number, state, reason)
@@ -156,9 +167,9 @@ class Engine:
 
     def _clean(self) -> None:
         """Keeps only checkpoints of live trials, and the weights of the best ones and of the baselines."""
-        best = [trial.number for trial in self.best()[:KEPT_TRIALS]]
-        baselines = [trial.number for trial in self.trials if trial.baseline]
-        self.journal.keep_weights([*best, *baselines], [trial.number for trial in self.running])
+        best = [trial.number for trial in self._complete[:KEPT_TRIALS]]
+        baselines = [trial.number for trial in self.trials[: len(self._baselines)] if trial.baseline]
+        self.journal.keep_weights([*best, *baselines], self._running)
 
     def _note(self, trial: Trial, report: Row) -> None:
         trial.epoch = report["epoch"]
@@ -168,8 +179,10 @@ class Engine:
 
     def _settle(self, trial: Trial, state: State, reason: str | None) -> None:
         trial.state, trial.reason = state, reason
+        del self._running[trial.number]
         if state is State.COMPLETE:
             assert trial.score is not None
+            bisect.insort(self._complete, trial, key=lambda other: (-(other.score or 0.0), other.number))
             self._sampler.complete(trial.number, trial.score)
         elif state is State.PRUNED:
             self._sampler.prune(trial.number)
@@ -179,10 +192,10 @@ class Engine:
     def _replay(self, rows: Iterable[Row]) -> None:
         """Brings trials, sampler and rungs to where the journal's rows left them; decisions stand as taken."""
         decided: dict[int, tuple[Decision, str | None]] = {}
-        for row in list(rows):
+        for row in rows:
             if row["event"] == "started":
                 self._sampler.ask(row["trial"], row["params"])
-                self.trials.append(Trial(row["trial"], row["params"], row["baseline"], row["origin"], row["seed"]))
+                self._begin(Trial(row["trial"], row["params"], row["baseline"], row["origin"], row["seed"]))
             elif row["event"] == "epoch":
                 if row["failure"] is None:
                     self._asha.passes(row["epoch"], row["score"])

@@ -9,6 +9,7 @@ import pandas as pd
 from search.engine import Engine, Trial
 from search.records import BASELINES, SUBMISSION
 from trainables.config import TrialConfig
+from trainables.errors import UserError
 from trainables.files import WEIGHTS, read_json, replace_file, write_json
 
 PREDICTIONS, METRICS = "predictions.parquet", "metrics.json"  # beside what `trainables.saved` writes
@@ -21,6 +22,12 @@ def finish(engine: Engine) -> dict[str, Any]:
     once: what an earlier session wrote for the same trial stands.
     """
     best = engine.journal.directory / "best"
+    known = {baseline.name for baseline in engine.spec.space.baselines}
+    if strange := [trial.baseline for trial in engine.trials if trial.baseline and trial.baseline not in known]:
+        raise UserError(
+            f"A trial's recipe must be one of its family, but the journal of {engine.journal.directory} names "
+            f"{strange[0]!r}. Restore the study's directory from a copy, or begin a new study."
+        )
     entries: dict[str, dict[str, Any]] = {}
     for trial in engine.best():
         if trial.baseline:

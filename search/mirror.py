@@ -5,6 +5,7 @@ end or some hundreds of rows later, when they become lines of `trials.jsonl` and
 are put there by the workers that make them.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,6 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from search.records import EPOCHS, TRIALS, as_line, read_rows
 from trainables.corpora.store import stores_folder
@@ -165,7 +168,7 @@ class Mirror:
         if self.remote.has(LOCK):
             held = self.remote.read_json(LOCK)
             age = time.time() - float(held.get("time", 0))
-            if held.get("owner") != mine and age < _STALE_SECONDS:
+            if held.get("owner") != mine and age < _STALE_SECONDS and not _ended_here(held):
                 raise UserError(
                     f"One process at a time may run a study, but {held.get('owner')} was running {self.remote.address} "
                     f"{age:.0f} s ago. Wait for it or stop it; after {_STALE_SECONDS / 60:.0f} minutes of silence it "
@@ -179,6 +182,12 @@ class Mirror:
         self._over.set()
         self._patiently(lambda: self.remote.remove(LOCK), "letting go of the study")
 
+    def abandon(self) -> None:
+        """The same for a process that must end now: tries once."""
+        self._over.set()
+        with contextlib.suppress(OSError):
+            self.remote.remove(LOCK)
+
     def _keep_beating(self, mine: str) -> None:
         while not self._over.wait(_HEARTBEAT_SECONDS):
             try:
@@ -187,7 +196,7 @@ class Mirror:
                 continue  # the journal waits for the store and says so; the next beat will come
 
     def _beat(self, mine: str) -> None:
-        self.remote.write(LOCK, json.dumps({"owner": mine, "time": time.time()}).encode())
+        self.remote.write(LOCK, json.dumps({"owner": mine, "system": _system(), "time": time.time()}).encode())
 
     def _put(self, name: str, content: bytes) -> None:
         *folders, last = name.split("/")
@@ -216,6 +225,23 @@ class Mirror:
         except UserError:
             self._lost = True
             raise
+
+
+def _system() -> str:
+    """Names what this process' number is unique in: this machine since it was started, or a container; "" unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _ended_here(held: dict[str, Any]) -> bool:
+    """Whether the process that has a study ran on this machine and is no more, so that nobody need wait for it."""
+    number = str(held.get("owner", "")).rpartition(" ")[2]
+    return (
+        bool(_system()) and held.get("system") == _system() and number.isdigit() and not psutil.pid_exists(int(number))
+    )
 
 
 def _all_files(place: Folder, inner: str = "") -> Iterator[tuple[str, str]]:

@@ -153,7 +153,15 @@ def parse(arguments: list[str]) -> Options | None:
 
 
 def storage(given: Options) -> Path:
-    """The folder of all studies, for an address in an object store that of their working copies; raises UserError."""
+    """The folder of all studies, for an address in an object store that of their working copies.
+
+    Raises UserError, also where the study's name would lead out of it.
+    """
+    if given.name is not None and not re.fullmatch(_NAME, given.name):
+        raise UserError(
+            f"--name must be up to 100 letters, digits and . _ + - and begin with one of the first two, "
+            f"but is {given.name[:120]!r}."
+        )
     url = urlparse(given.storage)
     if url.scheme == "s3":
         open_folder(given.storage)
@@ -176,7 +184,7 @@ def _look_into(root: Path, name: str | None) -> None:
         return
     mirror.stubs()
     folder = root / (name or "")
-    if name and re.fullmatch(_NAME, name) and folder.is_dir():
+    if name and folder.is_dir():
         study = mirror.inner(name)
         study.fetch(SPEC, FAMILIES)
         if (folder / FAMILIES).exists():
@@ -188,11 +196,6 @@ def _look_into(root: Path, name: str | None) -> None:
 def directory(given: Options, family: str, data: str) -> Path:
     """Where the study lies or will lie; raises UserError where the name is taken, unknown or unsafe."""
     root = storage(given)
-    if given.name is not None and not re.fullmatch(_NAME, given.name):
-        raise UserError(
-            f"--name must be up to 100 letters, digits and . _ + - and begin with one of the first two, "
-            f"but is {given.name[:120]!r}."
-        )
     if given.name is None:
         stem = re.sub(r"[^\w+-]+", "-", f"{given.baseline or family}-{Path(data.partition(':')[2] or data).name}")[:80]
         taken = (root / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 100_000))

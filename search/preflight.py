@@ -20,6 +20,7 @@ from search.engine import KEPT_TRIALS
 from search.options import Corpus, Options
 from search.progress import duration
 from search.searcher import Sampler
+from search.slots import Machine, gpus_of_trial
 from search.study import StudySpec, expected_epochs, rung_table, unstopped
 from spaces.domains import Params
 from trainables import corpora, data, loop
@@ -329,12 +330,12 @@ def check_disk(folder: Path, needed_bytes: int) -> None:
 
 def local_slots(cpus_per_trial: int, gpus_per_trial: float | None, concurrency: int | None) -> int:
     """Trials at a time on this machine alone, for an estimate without a cluster."""
-    gpus, cores = torch.cuda.device_count(), psutil.cpu_count() or 1
-    each = (1.0 if gpus else 0.0) if gpus_per_trial is None else gpus_per_trial
-    if each > gpus:
+    here = Machine(cpus=psutil.cpu_count() or 1, gpus=torch.cuda.device_count())
+    each = gpus_of_trial(gpus_per_trial, here.gpus)
+    if each > here.gpus:
         raise UserError(
-            f"A trial must fit one node, but --gpus-per-trial is {each:g} and this machine has {gpus} GPUs. "
+            f"A trial must fit one node, but --gpus-per-trial is {each:g} and this machine has {here.gpus:g} GPUs. "
             f"Ask for at most that."
         )
-    slots = min(cores // cpus_per_trial, int(gpus / each + 1e-6) if each else cores)
+    slots = here.slots(cpus_per_trial, each)
     return min(concurrency or slots, max(slots, 1))

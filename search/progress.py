@@ -21,6 +21,7 @@ from search.records import Row
 from search.study import StudySpec, expected_epochs
 
 _RATE_WINDOW_SECONDS = 120.0
+_RUNNING_SHOWN = 12
 
 
 @dataclass
@@ -152,6 +153,7 @@ class Tally:
         elif row["event"] == "epoch":
             self.epochs += 1
             self.recent.append(row["time"])
+            self._forget(row["time"])
             self.running[row["trial"]] = row
             if row["failure"] is None and (self.leading is None or row["score"] > self.leading["score"]):
                 self.leading = row
@@ -169,9 +171,12 @@ class Tally:
 
     def epochs_per_second(self, now: float) -> float | None:
         """The rate over the last two minutes; None before it can be known."""
+        self._forget(now)
+        return len(self.recent) / max(now - self.recent[0], 1.0) if len(self.recent) > 1 else None
+
+    def _forget(self, now: float) -> None:
         while self.recent and now - self.recent[0] > _RATE_WINDOW_SECONDS:
             self.recent.popleft()
-        return len(self.recent) / max(now - self.recent[0], 1.0) if len(self.recent) > 1 else None
 
     def seconds_left(self, now: float) -> float | None:
         """A rough estimate: the epochs expected of all trials, less those done, at the present rate."""
@@ -273,10 +278,13 @@ class View:
         rate, left = tally.epochs_per_second(now), tally.seconds_left(now)
         grid.add_row("speed", f"{rate:.2f} epochs/s" if rate else "measuring")
         grid.add_row("time left", f"about {duration(left)}" if left else "measuring")
-        for number, row in sorted(dict(tally.running).items()):
+        running = sorted(dict(tally.running).items())
+        for number, row in running[:_RUNNING_SHOWN]:
             so_far = f" · {row['score']:.4f}" if row["score"] is not None else ""
             doing = f"epoch {row['epoch']}/{spec.max_epochs}" if row["epoch"] else "first epoch, and whatever it needs"
             grid.add_row("running", f"{tally.names[number]} · {doing}{so_far}")
+        if len(running) > _RUNNING_SHOWN:
+            grid.add_row("", f"and {len(running) - _RUNNING_SHOWN} more")
         return Group(
             Text(f"{spec.space.title} · {spec.data.corpus} · {spec.data.task}", style="bold"),
             grid,

@@ -5,12 +5,13 @@ session, trial start and trial end, `epochs.jsonl` one for every epoch with the 
 numbered through both files by `seq`, appended and brought to the disk before anything is done upon them.
 """
 
+import heapq
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +38,18 @@ class DiskFullError(UserError):
 
 def read_rows(path: Path) -> list[Row]:
     """The complete lines of a journal file; a last line that was cut off by a crash is left out."""
+    return list(stream_rows(path))
+
+
+def stream_rows(path: Path) -> Iterator[Row]:
+    """The rows that `read_rows` gives, one by one."""
     if not path.exists():
-        return []
-    *lines, _ = path.read_bytes().split(b"\n")
+        return
     try:
-        return [json.loads(line) for line in lines]
+        with path.open("rb") as file:
+            for line in file:
+                if line.endswith(b"\n"):
+                    yield json.loads(line)
     except (RecursionError, ValueError) as error:
         raise UserError(
             f"Every line of a journal must be JSON, but {path} has one that is not ({error}). {_RESTORE}"
@@ -64,7 +72,8 @@ def read_journal(directory: Path) -> list[Row]:
 class Journal:
     """A study directory opened for writing, by one process at a time.
 
-    `listen` is called with every row once it is safely written, with a `mirror` also in the object store.
+    `listen` is called with every row once it is safely written, with a `mirror` also in the object store. `length` is
+    the number of its rows; they are not kept in memory, since a long study has a hundred thousand.
     """
 
     def __init__(
@@ -87,14 +96,24 @@ class Journal:
             ) from error
         for name in (TRIALS, EPOCHS):
             _drop_torn_line(directory / name)
-        self.rows = read_journal(directory)
         # Going on without rows that are missing would decide otherwise than before.
-        gap = next((number for number, row in enumerate(self.rows) if row["seq"] != number), None)
-        if gap is not None:
-            raise UserError(
-                f"A journal must be whole, but row {gap} of {directory} is missing or there twice. {_RESTORE}"
-            )
-        self._next = self.rows[-1]["seq"] + 1 if self.rows else 0
+        self.length = 0
+        for row in self.stream():
+            if row["seq"] != self.length:
+                raise UserError(
+                    f"A journal must be whole, but row {self.length} of {directory} is missing or there twice. "
+                    f"{_RESTORE}"
+                )
+            self.length += 1
+
+    def stream(self) -> Iterator[Row]:
+        """All rows so far, one by one, from the disk."""
+        return heapq.merge(*(stream_rows(self.directory / n) for n in (TRIALS, EPOCHS)), key=lambda row: row["seq"])
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows so far, from the disk."""
+        return list(self.stream())
 
     def session(self, **fields: Any) -> None:
         """Notes that a process began to work on the study."""
@@ -121,7 +140,7 @@ class Journal:
         self._lock.release()
 
     def _append(self, name: str, row: Row) -> None:
-        row = {"seq": self._next, "time": round(time.time(), 3), **row}
+        row = {"seq": self.length, "time": round(time.time(), 3), **row}
         line = as_line(row)
         path = self.directory / name
         size = path.stat().st_size if path.exists() else 0
@@ -137,15 +156,14 @@ class Journal:
                 f"The study's journal must be written before anything else happens, but {path} could not be: "
                 f"{error.strerror}. Make room and go on with --resume; nothing that it holds is lost."
             ) from error
-        self._next += 1
-        self.rows.append(row)
+        self.length += 1
         if self.mirror:
             self.mirror.row(row)
         self.listen(row)
 
     def folder(self, trial: int) -> Path:
         """Where a trial keeps its checkpoint."""
-        return self.directory / "checkpoints" / f"{trial:04d}"
+        return self.directory / "checkpoints" / _folder_name(trial)
 
     def checkpoint_address(self, trial: int) -> str | None:
         """Where in the object store a trial keeps its checkpoint, if the study lies in one."""
@@ -153,19 +171,24 @@ class Journal:
 
     def keep_weights(self, trials: Iterable[int], live: Iterable[int]) -> None:
         """Removes the checkpoints of all trials but these: of `live` all is kept, of `trials` the weights."""
-        weights, whole = {self.folder(t).name for t in trials}, {self.folder(t).name for t in live}
+        weights, whole = set(map(_folder_name, trials)), set(map(_folder_name, live))
         if self.mirror:
             self.mirror.keep_checkpoints(weights | whole)
         folder = self.directory / "checkpoints"
-        for path in folder.iterdir() if folder.is_dir() else ():
-            if path.name in whole or not re.fullmatch(r"\d{4,}", path.name):
+        for name in {entry.name for entry in os.scandir(folder)} - whole if folder.is_dir() else ():
+            if not re.fullmatch(r"\d{4,}", name):
                 continue
-            if path.name not in weights or not (path / WEIGHTS).exists():
+            path = folder / name
+            if name not in weights or not (path / WEIGHTS).exists():
                 shutil.rmtree(path, ignore_errors=True)
                 continue
             for file in path.iterdir():
                 if file.name != WEIGHTS:
                     file.unlink()
+
+
+def _folder_name(trial: int) -> str:
+    return f"{trial:04d}"
 
 
 def elapsed_seconds(rows: Iterable[Row]) -> float:

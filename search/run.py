@@ -7,6 +7,7 @@ From top to bottom: read the command line, settle the study, describe or run it,
 
 import contextlib
 import json
+import os
 import signal
 import sys
 import traceback
@@ -28,6 +29,8 @@ def main() -> None:
     """Runs the command line and exits with 0 finished, 1 user error, 2 failed, 130 interrupted."""
     # Ended by a termination as by Ctrl-C, wherever it comes.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Ray asks for the token wherever it starts, but shows it only where told, and reads this when it is imported.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         terminal = Terminal.open(progress_on_stderr="--json" in sys.argv)
     except OSError:

@@ -4,6 +4,7 @@ Plain data and arithmetic: what arrives decides, nothing else, so a replay of th
 decisions. Ray's own scheduler cannot be fed again after a restart (ray-project/ray#30838) and lets NaN pass.
 """
 
+import bisect
 import math
 from dataclasses import dataclass, field
 
@@ -31,7 +32,7 @@ def rung_epochs(max_epochs: int, grace_epochs: int, reduction_factor: int) -> tu
 
 @dataclass
 class Asha:
-    """The rungs and the scores that trials had when they reached them."""
+    """The rungs and the scores, in ascending order, that trials had when they reached them."""
 
     rungs: tuple[int, ...]
     reduction_factor: int
@@ -49,8 +50,8 @@ class Asha:
         if epoch not in self.rungs:
             return True
         seen = self.scores.setdefault(epoch, [])
-        seen.append(score)
-        ahead = sum(other >= score for other in seen) - 1
+        ahead = len(seen) - bisect.bisect_left(seen, score)
+        bisect.insort(seen, score)
         return epoch == self.rungs[-1] or ahead == 0 or ahead * self.reduction_factor < len(seen)
 
     def ends(self, epoch: int, score: float) -> None:
@@ -60,4 +61,4 @@ class Asha:
         """
         for rung in self.rungs:
             if rung > epoch:
-                self.scores.setdefault(rung, []).append(score)
+                bisect.insort(self.scores.setdefault(rung, []), score)

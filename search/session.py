@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -194,14 +195,37 @@ def _search(
 
         check_fits(spec, corpus)
     with running_ray(given.address, directory / "logs" / "search.log", terminal):
-        from search.cluster import fitting, run_trials
+        from search.cluster import run_trials
+        from search.machines import Machines
         from search.preflight import check_disk, checkpoint_bytes
+        from search.watch import watched
 
-        resources = fitting(spec.cpus_per_trial, given.gpus_per_trial, given.concurrency)
+        machines = Machines(
+            spec.cpus_per_trial,
+            given.gpus_per_trial,
+            given.concurrency,
+            joined=given.address is not None,
+            say=terminal.say,
+        )
+        resources = machines.resources()
+        machines.say = view.note
         check_disk(directory, checkpoint_bytes(spec, corpus, resources.concurrency))
         # Only now: Ray sets a handler for termination of its own when it starts.
-        with view.shown(), halt.on_signals(view, resume_command(directory)):
-            run_trials(engine, resources, halt)
+        resume = resume_command(directory)
+        with watched(partial(_leave, terminal, engine, resume)), view.shown(), halt.on_signals(view, resume):
+            run_trials(engine, resources, halt, machines)
+
+
+def _leave(terminal: Terminal, engine: Engine, resume: str, why: str) -> None:
+    """Ends the process where Ray is lost and would never let it go on; what was done is in the journal."""
+    terminal.console.show_cursor(True)
+    terminal.console.file.write(
+        f"\n{why} What was done is kept. Once the cluster runs again, go on with:\n  {resume}\n"
+    )
+    terminal.console.file.flush()
+    if engine.journal.mirror:
+        engine.journal.mirror.abandon()
+    os._exit(2)
 
 
 def _finish(engine: Engine, halt: Halt, terminal: Terminal) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import ray
 import torch
 from ray import tune
 
+from search.claim import Claim, SupersededError, check_mark
 from trainables import data, loop
 from trainables.config import TrialConfig
 from trainables.errors import UserError
@@ -35,14 +36,19 @@ _WATCH_SECONDS = 0.1
 
 
 class TrialWorker(tune.Trainable):
-    """Trains the trial that its configuration names: `trial`, `config`, `folder`, `reported`, `memory_bytes`.
+    """Trains the trial that its configuration names.
 
-    `reported` is the last epoch that the journal has; earlier ones are not reported again. `memory_bytes` bounds
-    the worker's memory; None means its share of the node.
+    `config` is the trial's own, `folder` that of its checkpoint, `remote` the address of the latter in an object store,
+    if the study lies in one; else `mark` is what `study`, its directory, must bear. `reported` is the last epoch that
+    the journal has; earlier ones are not reported again. `memory_bytes` bounds the worker's memory; None means its
+    share of the node.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begins the first trial of this process."""
+        if not ray.get_gpu_ids():
+            # Ray leaves the node's GPUs in sight of a worker that has none (ray-project/ray#54868).
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._memory_bytes = config["memory_bytes"] or memory_share_bytes()
         self._watch = MemoryWatch(self._memory_bytes)
         self.reset_config(config)
@@ -51,6 +57,7 @@ class TrialWorker(tune.Trainable):
         """Begins another trial in the same process."""
         self._folder = Path(new_config["folder"])
         self._remote = open_folder(new_config["remote"]) if new_config["remote"] else None
+        self._claim = Claim(self._folder, self._remote)
         self._watch.folder = self._folder
         self._reports = self._train(new_config)
         return True
@@ -64,9 +71,11 @@ class TrialWorker(tune.Trainable):
             report = next(self._reports)
         except OSError as error:
             # Not the trial's fault: a full disk or a lost mount must not mark good settings as failures.
-            return {"abort": f"{error.strerror or error} ({error.filename or self._folder})"}
+            return _aborted(f"{error.strerror or error} ({error.filename or self._folder})")
         except UserError as error:
-            return {"abort": str(error)}
+            return _aborted(str(error))
+        except SupersededError:
+            raise  # nobody waits for this worker any more
         except (MemoryError, torch.OutOfMemoryError) as error:
             return _failed(f"out of memory: {_first_line(error)}")
         except Exception as error:
@@ -82,21 +91,27 @@ class TrialWorker(tune.Trainable):
 
     def _put_away(self, report: dict[str, Any]) -> dict[str, Any] | None:
         """Puts the checkpoint into the object store; the reason to stop where that cannot be done."""
-        assert self._remote
         try:
             for name in [WEIGHTS, STATE] if report["best_epoch"] == report["epoch"] else [STATE]:
-                patiently(partial(self._remote.write, name, (self._folder / name).read_bytes()), log.warning, name)
+                patiently(partial(self._put, name), log.warning, name)
         except UserError as error:
-            return {"abort": str(error)}
+            return _aborted(str(error))
         return None
+
+    def _put(self, name: str) -> None:
+        """Puts a file of the checkpoint there, unless the trial is another worker's, by the time the store answers."""
+        assert self._remote
+        self._claim.check_remote()
+        self._remote.write(name, (self._folder / name).read_bytes())
 
     def _take_up(self) -> None:
         """Brings the checkpoint of an earlier worker here; what lies here may be older, from before the trial moved."""
         assert self._remote
+        patiently(self._claim.stake_remote, log.warning, "taking up a trial")
         for name in (STATE, WEIGHTS):
             if patiently(partial(self._remote.has, name), log.warning, name):
                 content = patiently(partial(self._remote.read, name), log.warning, name)
-                replace_file(self._folder / name, partial(_put, content))
+                replace_file(self._folder / name, partial(_write, content))
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: every epoch is saved in the study directory before it is reported."""
@@ -105,18 +120,28 @@ class TrialWorker(tune.Trainable):
         """Nothing: see `save_checkpoint`."""
 
     def _train(self, config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if not self._remote:
+            check_mark(Path(config["study"]), config["mark"])
         trial = TrialConfig.from_json(config["config"])
         device = data.choose_device()
         data.release(trial.data, trial.features)
         dataset = data.load(trial.data)
         self._size = footprint(trial, data.input_shape(dataset, trial.features), len(dataset.split.classes))
         spare = self._check_memory() if device.type == "cpu" else None
+        self._claim.stake()
         if self._remote:
             self._take_up()
         inputs = data.trial_data(trial.data, trial.features, device, spare)
-        for report in loop.train(trial, inputs, self._folder):
+        for report in loop.train(trial, inputs, self._folder, self._claim.check):
             if report.epoch > config["reported"]:
                 yield asdict(report)
+                self._go_on()
+
+    def _go_on(self) -> None:
+        """Raises SupersededError where a call for the next epoch came late, from before the trial was given away."""
+        self._claim.check()
+        if self._remote:
+            patiently(self._claim.check_remote, log.warning, "going on with a trial")
 
     def _check_memory(self) -> int:
         """The bytes of this trial's share that training leaves for its data.
@@ -133,8 +158,13 @@ class TrialWorker(tune.Trainable):
         return self._memory_bytes - needed
 
 
-def _put(content: bytes, path: Path) -> None:
+def _write(content: bytes, path: Path) -> None:
     path.write_bytes(content)
+
+
+def _aborted(reason: str) -> dict[str, Any]:
+    """A result that stops the study and not the trial: the node or the storage is at fault."""
+    return {"abort": reason, "node": ray.util.get_node_ip_address()}
 
 
 def _failed(reason: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A real S3 server on loopback, for studies that lie in an object store."""
+"""A real S3 server on this machine, for studies that lie in an object store."""
 
 import os
 import socket
@@ -14,17 +14,17 @@ from pyarrow import fs
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[fs.S3FileSystem]:
+def server(folder: Path, host: str = "127.0.0.1") -> Iterator[fs.S3FileSystem]:
     """A store with a bucket `studies`, to which `s3://studies/…` leads for as long as it lives."""
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind((host, 0))
         port = free.getsockname()[1]
     log = folder / "log"
     with log.open("w") as words:
         process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=words, stderr=words
+            [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)], stdout=words, stderr=words
         )
-    address = f"http://127.0.0.1:{port}"
+    address = f"http://{host}:{port}"
     variables = {
         "AWS_ENDPOINT_URL": address,
         "AWS_ACCESS_KEY_ID": "test",

@@ -1,10 +1,11 @@
 """Saved training: `state.pt` to go on from, `best.safetensors` with the weights of the best epoch so far.
 
-Both are replaced as a whole.
+Both are replaced as a whole, and only if `check`, called right before, raises nothing.
 """
 
 import io
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from torch import nn
 from trainables.files import STATE, WEIGHTS, replace_file
 
 
-def save_state(folder: Path, identity: str, state: dict[str, Any]) -> None:
+def save_state(folder: Path, identity: str, state: dict[str, Any], check: Callable[[], object] = lambda: None) -> None:
     """Writes `state` for the configuration of that identity."""
-    replace_file(folder / STATE, lambda path: torch.save({"identity": identity, **state}, path))
+    replace_file(folder / STATE, lambda path: torch.save({"identity": identity, **state}, path), check)
 
 
 def load_state(folder: Path, identity: str) -> dict[str, Any] | None:
@@ -36,10 +37,10 @@ def load_state(folder: Path, identity: str) -> dict[str, Any] | None:
     return state if state.pop("identity", None) == identity else None
 
 
-def save_weights(folder: Path, model: nn.Module) -> None:
+def save_weights(folder: Path, model: nn.Module, check: Callable[[], object] = lambda: None) -> None:
     """Writes the weights of `model` as the best so far."""
     weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    replace_file(folder / WEIGHTS, lambda path: save_file(weights, path))
+    replace_file(folder / WEIGHTS, lambda path: save_file(weights, path), check)
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

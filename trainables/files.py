@@ -2,25 +2,49 @@
 
 import json
 import os
+import re
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 STATE = "state.pt"
 WEIGHTS = "best.safetensors"
+_PROBE_BYTES = 2**20
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Has `write` write a file beside `path`, brings it to the disk, and only then puts it in place."""
+def replace_file(path: Path, write: Callable[[Path], object], check: Callable[[], object] = lambda: None) -> None:
+    """Has `write` write a file beside `path`, brings it to the disk, and only then puts it in place.
+
+    `check` is called before anything is done and again before the latter; what it raises leaves all as it was.
+    """
+    check()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Several hosts may write on one disk, so that a process id would not be of this process alone.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        write(temporary)
+        try:
+            write(temporary)
+        except Exception as error:
+            _blame_disk(temporary, str(error))
+            raise
         sync(temporary)
+        check()
         temporary.replace(path)
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _blame_disk(path: Path, words: str) -> None:
+    """Raises the OSError of a disk that takes no more, where a library made an error of its own of it.
+
+    Safetensors still tells its number; Torch tells nothing, but leaves the file as far as it got.
+    """
+    if found := re.search(r"os error (\d+)", words):
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path))
+    with path.open("ab") as file:
+        file.write(bytes(_PROBE_BYTES))
 
 
 def sync(path: Path) -> None:

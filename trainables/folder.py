@@ -103,7 +103,13 @@ class Folder:
             found = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
         except OSError as error:
             raise _unreadable(self.path, error) from error
-        return sorted(info.base_name for info in found if info.type == kind)
+        names = sorted(info.base_name for info in found if info.type == kind)
+        # On a disk there are none such; an object may have any name.
+        if strange := [name for name in names if name in ("", ".", "..") or "/" in name or "\\" in name]:
+            raise UserError(
+                f"What lies in {self.path} must have plain names, but one is {strange[0]!r}. Remove it there."
+            )
+        return names
 
 
 def open_folder(location: str | Path) -> Folder:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -64,12 +64,15 @@ def without_initial_weights(config: TrialConfig) -> TrialConfig:
     return replace(config, model=replace(config.model, weights_file=""))
 
 
-def train(config: TrialConfig, data: TrialData, folder: Path | None = None) -> Iterator[EpochReport]:
+def train(
+    config: TrialConfig, data: TrialData, folder: Path | None = None, check: Callable[[], object] = lambda: None
+) -> Iterator[EpochReport]:
     """Trains to `max_epochs`, yielding one report per epoch, or until it diverges or its patience ends.
 
     With a `folder` each epoch is saved there before it is reported; started again with the same folder, the
     generator yields the same reports from the first on, those of saved epochs without any work. Every random
-    number derives from the seed and the epoch, so a resumed run equals an uninterrupted one.
+    number derives from the seed and the epoch, so a resumed run equals an uninterrupted one. `check` is called before
+    each file is put in its place, and raises where the folder is no longer this run's.
     """
     torch.set_num_threads(config.threads)
     run = _Run(config, data)
@@ -81,8 +84,8 @@ def train(config: TrialConfig, data: TrialData, folder: Path | None = None) -> I
         report = run.epoch()
         if folder is not None:
             if report.best_epoch == report.epoch:
-                checkpoint.save_weights(folder, run.model)
-            checkpoint.save_state(folder, config.identity, run.state())
+                checkpoint.save_weights(folder, run.model, check)
+            checkpoint.save_state(folder, config.identity, run.state(), check)
         yield report
 
 

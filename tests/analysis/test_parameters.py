@@ -298,7 +298,7 @@ def winning(study: Study, fixed: tuple[str, ...] = (), **values: Any) -> Study:
 
 
 def test_values_at_the_edge_are_named_with_advice(study: Study) -> None:
-    found = parameters.edges(winning(study, ("batch_size=32..1024",), learning_rate=3e-2, batch_size=32))
+    found = parameters.edges(winning(study, ("batch_size=16..1024",), learning_rate=3e-2, batch_size=16))
     assert isinstance(found, Table)
     assert found.data.to_dict("records") == [
         {
@@ -310,10 +310,10 @@ def test_values_at_the_edge_are_named_with_advice(study: Study) -> None:
         },
         {
             "parameter": "batch_size",
-            "value": "32",
-            "range": "32 | 64 | 128 | 256 | 512 | 1024",
+            "value": "16",
+            "range": "16 | 32 | 64 | 128 | 256 | 512 | 1024",
             "edge": "lower",
-            "advice": "--fix batch_size=32..1024 restricted it: search again with smaller values allowed.",
+            "advice": "--fix batch_size=16..1024 restricted it: search again with smaller values allowed.",
         },
     ]
     assert str(study.trials.loc[study.trials["chosen"], "name"].iloc[0]) in found.caption

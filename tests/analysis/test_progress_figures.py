@@ -191,7 +191,7 @@ def row(rung: int, **counts: int) -> dict[str, int]:
 
 
 def test_survival_of_a_made_study_is_what_asha_left(tmp_path: Path) -> None:
-    made = load_study(make_study(tmp_path / "s", trials=40, fails=lambda trial: trial % 7 == 5, finished=False))
+    made = load_study(make_study(tmp_path / "s", trials=41, fails=lambda trial: trial % 7 == 5, finished=False))
     data = progress.survival_data(made).set_index("rung")
     states = made.trials["state"].value_counts()
     assert made.epochs["decision"].iloc[-1] == "stop"

@@ -303,7 +303,7 @@ def engine(directory: Path, kind: str, corpus: str) -> Any:
     )
     journal = SimpleNamespace(directory=directory, rows=[], mirror=None, folder=lambda number: checkpoint)
     spec = SimpleNamespace(config=lambda *_: config, space=SimpleNamespace(baselines=()))
-    return SimpleNamespace(best=lambda: [trial], journal=journal, spec=spec)
+    return SimpleNamespace(best=lambda: [trial], trials=[trial], journal=journal, spec=spec)
 
 
 @pytest.mark.parametrize("kind", ["waveform", "vector"])

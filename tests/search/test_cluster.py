@@ -10,21 +10,27 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import ray
 
 import spaces
-from search.cluster import Resources, fitting, run_trials
+from search.cluster import _Link, run_trials
 from search.engine import Engine, State
 from search.finish import finish
+from search.machines import Machines
 from search.records import EPOCHS, TRIALS, Journal, read_rows
+from search.slots import Resources
 from search.study import StudySpec
+from search.trial import TrialWorker
 from spaces.domains import Space
 from tests import faulty
+from tests.faults import family
 from trainables import corpora, retrain
 from trainables.config import DataConfig
 from trainables.errors import UserError
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_ray"), pytest.mark.filterwarnings("ignore")]
 
+LIMIT_SECONDS = 240
 ONE = Resources(cpus_per_trial=1, gpus_per_trial=0.0, concurrency=1)
 
 
@@ -99,6 +105,20 @@ def test_a_worker_that_always_dies_fails_its_trial_only(tmp_path: Path, spec: Ca
     assert [(t.state, t.reason) for t in engine.trials] == [(State.FAILED, "its worker process died 4 times")]
 
 
+def test_a_worker_whose_trial_another_took_up_does_nothing_more(tmp_path: Path, spec: Callable[..., StudySpec]) -> None:
+    """As when a machine was cut off, and the call for the next epoch reaches it when its link is mended."""
+    engine = Engine(spec(family.space(0.0, tmp_path / "trace"), trials=1), Journal(tmp_path))
+    config = _Link(engine, 10**10, left=1).suggest("a")
+    first, second = (ray.remote(TrialWorker).remote(config) for _ in range(2))
+    assert ray.get(first.train.remote(), timeout=LIMIT_SECONDS)["epoch"] == 1
+    assert ray.get(second.train.remote(), timeout=LIMIT_SECONDS)["epoch"] == 1
+    with pytest.raises(ray.exceptions.RayTaskError, match="SupersededError"):
+        ray.get(first.train.remote(), timeout=LIMIT_SECONDS)
+    assert ray.get(second.train.remote(), timeout=LIMIT_SECONDS)["epoch"] == 2
+    trace = [json.loads(line) for line in (tmp_path / "trace").read_text().splitlines()]
+    assert [row["epoch"] for row in trace if row["what"] == "begun"] == [1, 2]
+
+
 def test_a_trial_that_outgrows_its_memory_fails_with_the_numbers(
     tmp_path: Path, spec: Callable[..., StudySpec]
 ) -> None:
@@ -152,7 +172,7 @@ def test_a_corpus_that_is_gone_stops_the_study_and_not_its_trials(
     study = spec(faulty.space(("none",)), trials=2)
     lost = dataclasses.replace(study, data=dataclasses.replace(study.data, corpus=f"nsynth:{tmp_path / 'gone'}"))
     journal = Journal(tmp_path / "study")
-    with pytest.raises(UserError, match=r"must be able to read its data .*gone"):
+    with pytest.raises(UserError, match=r"trial 0 on \d+\.\d+\.\d+\.\d+ could not: .*gone"):
         run_trials(Engine(lost, journal), ONE, lambda: False)
     journal.close()
     engine = run(study, tmp_path / "study")
@@ -194,10 +214,10 @@ def test_the_end_leaves_everything_needed_to_use_and_believe_the_winner(
 
 
 def test_resources_that_fit_no_node_are_refused_with_numbers() -> None:
-    assert fitting(1, None, None).concurrency == 2
-    assert fitting(2, None, None).concurrency == 1
-    assert fitting(1, None, 1).concurrency == 1
+    assert Machines(1, None, None).resources().concurrency == 2
+    assert Machines(2, None, None).resources().concurrency == 1
+    assert Machines(1, None, 1).resources().concurrency == 1
     with pytest.raises(UserError, match=r"--gpus-per-trial is 0\.5 and the node with the most GPUs has 0"):
-        fitting(1, 0.5, None)
+        Machines(1, 0.5, None).resources()
     with pytest.raises(UserError, match="--cpus-per-trial is 3 and the node with the most cores has 2"):
-        fitting(3, None, None)
+        Machines(3, None, None).resources()

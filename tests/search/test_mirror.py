@@ -111,6 +111,24 @@ def test_one_process_at_a_time_until_it_falls_silent(place: Path, monkeypatch: p
     assert not mirror.remote.has("lock.json")
 
 
+def test_a_process_of_this_machine_that_is_no_more_is_not_waited_for(place: Path) -> None:
+    """kill -9, then --resume at once; another machine's process, or one that still runs, keeps the study."""
+    _, mirror = opened(place)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait(timeout=LIMIT_SECONDS)
+    here = {"system": mirrors._system(), "time": time.time()}
+    for held in (
+        {**here, "owner": f"here {ended.pid}", "system": "another"},
+        {**here, "owner": f"here {os.getppid()}"},
+    ):
+        mirror.remote.write("lock.json", json.dumps(held).encode())
+        with pytest.raises(UserError, match="was running"):
+            mirror.lock()
+    mirror.remote.write("lock.json", json.dumps({**here, "owner": f"here {ended.pid}"}).encode())
+    mirror.lock()
+    mirror.unlock()
+
+
 def test_a_store_that_is_gone_for_a_while_is_waited_for(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal, mirror = opened(place)
     words: list[str] = []

@@ -327,7 +327,11 @@ def dry_run(*arguments: str, cache: Path) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.parametrize(
     ("share_gb", "fixes", "advice"),
     [
-        (6.5, (), r"needs about 8\.\d GB and has 6\.5 GB\. It fits with --fix picture_size=224\.$"),
+        (
+            6.5,
+            (),
+            r"needs about 8\.\d GB and has 6\.5 GB\. It fits with --fix batch_size=16 or --fix picture_size=224\.$",
+        ),
         (1.2, ("picture_size=224",), r"It fits with --fix picture_size=48 or --cpus-per-trial 3\.$"),
         (
             4.0,

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from search.engine import Engine
-from search.progress import Terminal, View, duration, printable, quiet
+from search.progress import Tally, Terminal, View, duration, printable, quiet
 from search.records import Journal
 from search.study import StudySpec
 from search.summary import _table, describe, resume_command, summary
@@ -65,6 +65,31 @@ def test_the_live_view_counts_what_happened(tmp_path: Path, make_spec: Callable[
     assert "15 done · 0 running · 0 to come" in shown
     assert f"{complete} at full length (9 epochs)" in shown
     assert f"{engine.best()[0].score:.4f}" in shown
+
+
+def test_hundreds_of_running_trials_are_counted_and_a_few_shown(
+    tmp_path: Path, make_spec: Callable[..., StudySpec]
+) -> None:
+    journal = Journal(tmp_path)
+    screen, out = terminal(live=True)
+    view = View(screen, make_spec(trials=500), [])
+    journal.listen = view.row
+    for number in range(300):
+        journal.started(number, baseline=None, origin="sampled")
+    screen.console.print(view._render())
+    assert "0 done · 300 running · 200 to come" in out.getvalue()
+    assert "and 288 more" in out.getvalue()
+    assert len(out.getvalue().splitlines()) < 24
+
+
+def test_only_the_last_two_minutes_of_epochs_are_remembered(make_spec: Callable[..., StudySpec]) -> None:
+    tally = Tally(make_spec())
+    tally.add({"event": "started", "trial": 0, "baseline": None, "origin": "sampled"})
+    for second in range(1000):
+        row = {"trial": 0, "epoch": second, "score": 0.5, "failure": None, "decision": "continue"}
+        tally.add({"event": "epoch", "time": float(second), **row})
+    assert len(tally.recent) == 121
+    assert tally.epochs_per_second(999.0) == pytest.approx(121 / 120)
 
 
 def test_a_resumed_view_begins_where_the_study_was(tmp_path: Path, make_spec: Callable[..., StudySpec]) -> None:
