@@ -60,12 +60,16 @@ def cluster(address: str | None) -> Iterator[None]:
             # Nothing goes through the object store: corpora are mapped from the disk, reports are a few numbers.
             object_store_memory=None if address else _OBJECT_STORE_BYTES,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # that a node did not start in time is told by no narrower class
+        words = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         if address is None:
-            raise
+            raise UserError(
+                f"Ray must start on this machine within half a minute, but did not ({words}). A machine that is busy "
+                f"with other work may be too slow for it: end that, and give the command again."
+            ) from error
         raise UserError(
             f"--address must name a running Ray cluster, but {address!r} could not be joined "
-            f"({str(error).splitlines()[0]}). The cluster and this machine must have the same token in "
+            f"({words}). The cluster and this machine must have the same token in "
             f"~/.ray/auth_token; RAY_AUTH_MODE=disabled is for a cluster that has none."
         ) from error
     finally:

@@ -15,6 +15,7 @@ import click
 import numpy as np
 import pandas as pd
 import pytest
+import ray
 import soundfile
 import torch
 from rich.console import Console
@@ -296,6 +297,17 @@ def test_the_window_is_that_of_the_project_file() -> None:
     required = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     assert "ray[tune]>=2.60,<2.61" in required
     assert "optuna>=5,<6" in required
+
+
+def test_a_ray_that_does_not_start_in_time_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(**options: object) -> None:
+        raise Exception("The current node timed out during startup.\nMore words.")  # so Ray itself does
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", late)
+    message = r"but did not \(The current node timed out during startup\)\. A machine that is busy"
+    with pytest.raises(UserError, match=message), cluster(None):
+        pass
 
 
 def test_nobody_at_the_address_is_said_at_once() -> None:
