@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -42,7 +43,7 @@ class Machines(tune.Callback):
         self._config = autoscaler_config() if joined else None
         self.say = say
         self._looked, self._room = 0.0, 1
-        self._ran, self._waits = time.monotonic(), False
+        self._ran, self._watched, self._waits = time.monotonic(), -math.inf, False
         self._each = (cpus_per_trial, gpus_per_trial or 0.0)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -75,10 +76,11 @@ class Machines(tune.Callback):
         return self._room
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Looks every few seconds whether any trial runs, and says so when none can."""
+        """Looks at once and then every few seconds whether any trial runs, and says so when none can."""
         now = time.monotonic()
-        if now - self._ran < _LOOK_SECONDS:
+        if now - self._watched < _LOOK_SECONDS:
             return
+        self._watched = now
         if any(trial.status == "RUNNING" for trial in trials):
             self._ran = now
             if self._waits:

@@ -84,6 +84,15 @@ class Cluster:
             host.run("ray stop --force", timeout=LIMIT_SECONDS, env=self.environment)
         raise AssertionError(f"{host.name}: {command}\n{done.stdout}\n{done.stderr[-2000:]}")
 
+    def lost(self, host: Host) -> bool:
+        """Whether the head counts a host as lost."""
+        asked = (
+            f"import ray; ray.init('{self.address}', log_to_driver=False); "
+            f"print([n['Alive'] for n in ray.nodes() if n['NodeManagerAddress'] == '{host.address}'])"
+        )
+        done = self.head.run(f'{sys.executable} -c "{asked}"', timeout=LIMIT_SECONDS, env=self.environment)
+        return "True" not in done.stdout
+
     def trial_processes(self, host: Host) -> list[int]:
         """The ids, outside of the host, of the processes that train on it."""
         return [process.pid for process in host.processes("ray::ResourceTrainable")]

@@ -173,7 +173,8 @@ def test_the_store_is_unreachable_while_machines_are_lost(cluster: Cluster, stud
     study.wait_for_epochs(2)
     before = [study.history()]
     second.cut()  # also off the store, which it goes on trying to reach
-    study.wait_for_epochs(3)
+    wait_until(lambda: cluster.lost(second), "the head to miss the node that was cut off")
+    study.wait_for_epochs(1)
     second.mend()
     wait_until(lambda: not second.processes("raylet/raylet"), "the node that was cut off to learn that it is lost")
     cluster.join(second)
