@@ -1,6 +1,7 @@
 """The specification of a study: everything that decides what it tries, resolved, before the first trial."""
 
 import difflib
+import os
 import platform
 import subprocess
 import time
@@ -147,7 +148,9 @@ def record(spec: StudySpec, store: Store, split: Split) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of the code, marked where the tree differs from it; None outside a git checkout."""
+    """The commit of the code, marked where the tree differs from it; None where neither git nor ETUDE_COMMIT tells."""
+    if told := os.environ.get("ETUDE_COMMIT"):
+        return told
     root = Path(__file__).parent.parent
     try:
         found = subprocess.run(

@@ -162,7 +162,7 @@ def test_what_to_change_is_marked_and_nothing_else(name: str) -> None:
 def test_nodes_have_the_code_and_the_locked_environment(name: str) -> None:
     config = content(name)
     assert config["file_mounts"]["~/etude"] == "."
-    assert {".git", ".venv", "studies/**"} <= {
+    assert {".git/config", ".venv", "studies/**"} <= {
         path if path == "studies/**" else path.removesuffix("/**") for path in config["rsync_exclude"]
     }
     assert any("make .venv" in command for command in config["setup_commands"])

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from search.records import EPOCHS, TRIALS, read_rows
+from search.study import commit
 from tests.hosts import HOME, ROOT, Host, hosts, reason
 from tests.tiny import write_corpus
 from trainables.files import read_json
@@ -24,7 +25,7 @@ from trainables.files import read_json
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(reason(ssh=True)), reason=reason(ssh=True) or "")]
 
 FILE = "clusters/local.yaml"
-NOT_COPIED = (".git", ".venv", ".*_cache", "__pycache__", "studies", "results")
+NOT_COPIED = (".venv", ".*_cache", "__pycache__", "studies", "results")
 # Says each time that a corpus is decoded, and by which file.
 COUNTED = """
 
@@ -92,6 +93,7 @@ def test_a_cluster_over_ssh_from_ray_up_to_ray_down(site: Site) -> None:
     study = study.replace("--space blstm", "--space lstm --trials 8 --max-epochs 2 --no-baselines --name STUDY")
     site.say(study.replace("STUDY", "whole"))
     _check_study(site, site.shared / "whole")
+    _check_commit(site, site.shared / "whole")
     _check_each_node_decoded_once(site)
 
     code, words = site.say(study.replace("STUDY", "apart").replace(str(site.shared), "~/studies"), check=False)
@@ -170,6 +172,13 @@ def _check_study(site: Site, directory: Path) -> None:
     assert {row["node"] for row in read_rows(directory / EPOCHS)} == {worker.address for worker in site.workers}
     assert read_json(directory / "summary.json")["state"] == "finished"
     assert (directory / "best" / "model.safetensors").exists()
+
+
+def _check_commit(site: Site, directory: Path) -> None:
+    """The study knows which code it ran, here that of this checkout with changes; what might hold a password is not there."""
+    here = commit()
+    assert read_json(directory / "study.json")["commit"] == (here and here.removesuffix("-dirty") + "-dirty")
+    assert not any((node.home / "etude/.git/config").exists() for node in site.nodes)
 
 
 def _check_each_node_decoded_once(site: Site) -> None:

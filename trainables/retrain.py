@@ -4,6 +4,7 @@ python -m trainables.retrain studies/NAME [FOLDER]
 """
 
 import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -100,13 +101,18 @@ def _command(model: Path, folder: Path | None) -> None:
     config_file = find_config(model)
     if folder is not None and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"The folder for the new model must be new or empty, but {folder} is not. Name another.")
-    folder = folder or Path(tempfile.mkdtemp(prefix="etude-retrain-"))
-    found = retrain(config_file, folder)
+    target = folder or Path(tempfile.mkdtemp(prefix="etude-retrain-"))
+    try:
+        found = retrain(config_file, target)
+    except BaseException:
+        if folder is None:
+            shutil.rmtree(target, ignore_errors=True)
+        raise
     stored = _stored(config_file.with_name("metrics.json"))
     for name, row in found.items():
         was = f"  (was {stored[name]:.6f})" if name in stored else ""
         click.echo(f"{name:6} balanced accuracy {row['balanced_accuracy']:.6f}{was}  accuracy {row['accuracy']:.6f}")
-    click.echo(f"The model lies in {folder}.")
+    click.echo(f"The model lies in {target}.")
 
 
 def _stored(metrics: Path) -> dict[str, float]:

@@ -26,7 +26,7 @@ from search.cluster import cluster
 from search.progress import Terminal
 from search.run import say_corpus
 from search.session import KEPT, as_before, run_session, write_study
-from search.study import StudySpec
+from search.study import StudySpec, commit
 from spaces.domains import Float
 from tests.conftest import ROOT
 from trainables.errors import UserError
@@ -230,6 +230,15 @@ def test_a_study_record_keeps_what_it_began_with(settle: Settle) -> None:
     write_study(directory, dataclasses.replace(spec, trials=99), corpus)
     again = json.loads((directory / "study.json").read_text())
     assert again == {**first, "commit": "abc", "created": "then", "trials": 99}
+
+
+def test_a_study_knows_its_commit_also_where_there_is_no_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image says it in a variable."""
+    monkeypatch.setenv("ETUDE_COMMIT", "0123456789ab")
+    assert commit() == "0123456789ab"
+    monkeypatch.setenv("ETUDE_COMMIT", "")
+    monkeypatch.setenv("PATH", "")
+    assert commit() is None
 
 
 def test_a_study_record_holds_what_a_reader_needs(settle: Settle) -> None:

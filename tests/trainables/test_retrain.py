@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -193,3 +194,7 @@ def test_the_command_says_when_the_corpus_is_another_by_now(
     monkeypatch.setattr(sys, "argv", ["retrain", str(tmp_path / "config.json"), str(tmp_path / "new")])
     with pytest.raises(SystemExit, match="has changed since it began"):
         main()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    assert "has changed since it began" in refusal(monkeypatch, tmp_path / "config.json")
+    assert not list((tmp_path / "temporary").glob("etude-retrain-*")), "an empty folder of its own is not left behind"
