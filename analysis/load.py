@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pyarrow import ArrowException, fs
+from pyarrow import ArrowException
 
 from analysis import whole
 from analysis.tables import EPOCH_COLUMNS as EPOCH_COLUMNS
 from analysis.tables import TRIAL_COLUMNS as TRIAL_COLUMNS
 from analysis.tables import epochs_of, stacked, trials_of
-from search.mirror import ROWS
-from search.records import BASELINES, EPOCHS, FAMILIES, SPEC, TRIALS
+from search.records import BASELINES, EPOCHS, FAMILIES, ROWS, SPEC, TRIALS
 from spaces.domains import Space
 from trainables.errors import UserError
 from trainables.folder import Folder, open_folder
@@ -243,13 +242,12 @@ def _load(folder: Folder, name: str) -> Study:
 
 
 def _journal(folder: Folder) -> list[dict[str, Any]]:
-    """All rows in their order. In an object store the latest ones lie apart: see `search.mirror`."""
+    """All rows in their order. In an object store, and so in a copy from there, the latest ones may lie apart."""
     rows = [row for name in (TRIALS, EPOCHS) for row in _rows(folder, name)]
-    if not isinstance(folder.filesystem, fs.LocalFileSystem):
-        apart = folder / ROWS
-        for name in apart.files():
-            rows.append(apart.read_json(name))
-            whole.row(rows[-1], f"{apart.path}/{name}")
+    apart = folder / ROWS
+    for name in apart.files():
+        rows.append(apart.read_json(name))
+        whole.row(rows[-1], f"{apart.path}/{name}")
     found = {row["seq"]: row for row in rows}
     return [found[seq] for seq in sorted(found)]
 

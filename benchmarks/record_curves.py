@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -69,11 +70,13 @@ def record(family: str, number: int, params: dict[str, Any], seed: int, config: 
     data.release(trial.data, trial.features)
     inputs = thinned(data.trial_data(trial.data, trial.features, device))
     kept = ("epoch", "score", "tune_balanced_accuracy", "epoch_seconds", "failure", "ended")
-    rows = [
-        {"family": family, "configuration": number, "seed": seed, "params": json.dumps(params, sort_keys=True)}
-        | {name: asdict(report)[name] for name in kept}
-        for report in loop.train(trial, inputs)
-    ]
+    what = {"family": family, "configuration": number, "seed": seed, "params": json.dumps(params, sort_keys=True)}
+    rows, before = [], time.process_time()
+    for report in loop.train(trial, inputs):
+        now = time.process_time()
+        # Processor time, since the machine may be busy with other work meanwhile; a trial has one thread.
+        rows.append(what | {name: asdict(report)[name] for name in kept} | {"epoch_seconds": now - before})
+        before = now
     path.with_suffix(".part").write_text(json.dumps(rows))
     path.with_suffix(".part").rename(path)
 

@@ -209,7 +209,8 @@ def regret(space: str, seed: int, remembered: int) -> list[float]:
 
 def through_ray(directory: Path, space: str, trials: int) -> list[list[object]]:
     """Trials that do nothing, two at a time, through Tune: what each hundred took."""
-    from search import cluster
+    from search import tuning
+    from search.cluster import cluster
     from search.slots import Resources
     from tests.search.idle import IdleWorker
 
@@ -229,8 +230,8 @@ def through_ray(directory: Path, space: str, trials: int) -> list[list[object]]:
             rows.append([f"{ended:,}", f"{wall:.0f}", f"{cpu:.0f}", rss_mb()])
 
     journal.listen = hear
-    with unittest.mock.patch.object(cluster, "TrialWorker", IdleWorker), cluster.cluster(None):
-        cluster.run_trials(Engine(spec, journal), Resources(1, 0.0, 2), lambda: False)
+    with unittest.mock.patch.object(tuning, "TrialWorker", IdleWorker), cluster(None):
+        tuning.run_trials(Engine(spec, journal), Resources(1, 0.0, 2), lambda: False)
     journal.close()
     return rows
 

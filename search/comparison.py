@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 import spaces
-from search import adapt, options
+from search import adapt, options, places
 from search.mirror import address_of, mirror_of
 from search.options import Corpus, Options
 from search.progress import Terminal, duration, trial_name
@@ -42,7 +42,7 @@ def asked(given: Options) -> bool:
     """Whether the options ask for several families, or to go on with such a comparison."""
     if given.space is not None:
         return given.space == "all" or "," in given.space
-    return given.resume and given.name is not None and (options.storage(given) / given.name / FAMILIES).exists()
+    return given.resume and given.name is not None and (places.storage(given) / given.name / FAMILIES).exists()
 
 
 def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[Path, Options, list[Settled]]:
@@ -90,7 +90,7 @@ def run(root: Path, given: Options, studies: list[Settled], terminal: Terminal) 
 
 def _as_before(given: Options) -> Options:
     """The options; on a resume, what is left out is as it was, also for families that have not begun."""
-    record = options.storage(given) / (given.name or "") / FAMILIES
+    record = places.storage(given) / (given.name or "") / FAMILIES
     if not given.resume or not record.is_file():
         return given
     before = read_json(record)["options"]
@@ -100,11 +100,13 @@ def _as_before(given: Options) -> Options:
 
 def _place(given: Options) -> tuple[Path, list[str]]:
     """The directory and the families; raises UserError where the one is taken or the others are unknown."""
-    storage = options.storage(given)
+    storage = places.storage(given)
     if given.resume:
         if given.name is None or not (storage / given.name / FAMILIES).exists():
             known = ", ".join(sorted(path.parent.name for path in storage.glob(f"*/{FAMILIES}"))) or "none"
-            raise UserError(f"--resume needs the --name of a comparison of families. In {storage} there are: {known}.")
+            raise UserError(
+                f"--resume needs the --name of a comparison of families. In {address_of(storage)} there are: {known}."
+            )
         before: list[str] = read_json(storage / given.name / FAMILIES)["families"]
         if given.space is not None and _families(given.space) != before:
             raise UserError(
@@ -114,7 +116,7 @@ def _place(given: Options) -> tuple[Path, list[str]]:
         return storage / given.name, before
     names = _families(str(given.space))
     data = given.data or "demo"
-    return options.directory(replace(given, baseline=None), "all" if given.space == "all" else "families", data), names
+    return places.directory(replace(given, baseline=None), "all" if given.space == "all" else "families", data), names
 
 
 def _families(space: str) -> list[str]:

@@ -21,6 +21,7 @@ _HEAD = "node:__internal_head__"  # a resource that Ray gives to the head alone
 _LOOK_SECONDS = 5.0
 _BUSY_SECONDS = 60.0
 _ASK_SECONDS = 60.0
+_UNKNOWN_SECONDS = 1800.0
 _POD = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -53,15 +54,18 @@ class Machines(tune.Callback):
     def resources(self) -> Resources:
         """What a trial takes, and how many at a time; raises UserError where no machine, there or to come, has it.
 
-        Waits for machines whose size is not known before they are up, and says so.
+        Asks for machines whose size is not known before they are up, waits for them, and says so.
         """
+        until = time.monotonic() + _UNKNOWN_SECONDS
         while True:
             cluster = self._look()
             try:
                 found = choose(cluster, *self._asked)
             except UserError:
-                if not cluster.may_grow:
+                if not cluster.may_grow or time.monotonic() > until:
                     raise
+                if not self._waits:
+                    waiting = ask_for(*self._asked[:2])  # noqa: F841, as long as it is held
                 self._wait("none that is up can run a trial, but others may come")
                 time.sleep(_LOOK_SECONDS)
                 continue
@@ -104,6 +108,15 @@ class Machines(tune.Callback):
         if not self._config:
             return Cluster(up, strangers=None)
         return Cluster(up, *machines_to_come(self._config, sum(not head for head in _heads())))
+
+
+def ask_for(cpus: int, gpus: float | None) -> object:
+    """Makes known to the autoscaler, for as long as what it returns lives, that somebody waits for a machine."""
+    return ray.remote(_nothing).options(num_cpus=cpus, num_gpus=gpus or 0.0).remote()
+
+
+def _nothing() -> None:
+    """What one asks for a machine with."""
 
 
 def machines_up() -> tuple[Machine, ...]:

@@ -13,6 +13,7 @@ import re
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,18 +21,19 @@ from typing import Any
 
 import psutil
 
-from search.records import EPOCHS, TRIALS, as_line, read_rows
+from search.records import EPOCHS, ROWS, TRIALS, as_line, read_rows
 from trainables.corpora.store import stores_folder
 from trainables.errors import UserError
 from trainables.files import WEIGHTS, replace_file
 from trainables.folder import Folder, open_folder, patiently
 
-ROWS, LOCK, ORIGIN = "rows", "lock.json", ".storage"
+LOCK, ORIGIN = "lock.json", ".storage"
 JOURNALS = (TRIALS, EPOCHS)
 
 _ROWS_KEPT_APART = 300
 _HEARTBEAT_SECONDS = 60.0
 _STALE_SECONDS = 300.0
+_READ_BACK_SECONDS = 1.0
 _NOT_MIRRORED = {"checkpoints", "logs", ".tune"}
 
 
@@ -46,10 +48,14 @@ def working_copies(address: str) -> Path:
 
 
 def address_of(directory: Path) -> str:
-    """How a person names a folder: its address in the object store if it is a working copy, else its path."""
+    """How a person names a folder: its address in the object store if it is a working copy, else its path.
+
+    Only what `working_copies` wrote is believed: a study that came from elsewhere must not say where it is written to.
+    """
+    copies = stores_folder().parent / "studies"
     for parent in (directory, *directory.parents):
         origin = parent / ORIGIN
-        if origin.is_file():
+        if parent.parent == copies and origin.is_file():
             inner = directory.relative_to(parent).as_posix()
             address = origin.read_text(encoding="utf-8").rstrip("/")
             return address if inner == "." else f"{address}/{inner}"
@@ -62,15 +68,24 @@ def mirror_of(directory: Path) -> "Mirror | None":
     return Mirror(directory, open_folder(address)) if "://" in address else None
 
 
+class _TakenError(Exception):
+    """Another process runs the study by now."""
+
+
 @dataclass
 class Mirror:
-    """A working copy and its counterpart. `say` is told when the store has to be waited for."""
+    """A working copy and its counterpart. `say` is told when the store has to be waited for.
+
+    A process whose link was cut for longer than its lock holds may come back while another goes on with the study: it
+    finds another token in the lock then, and writes nothing more.
+    """
 
     local: Path
     remote: Folder
     say: Callable[[str], None] = lambda words: None
     _apart: int = field(default=0, init=False)
-    _lost: bool = field(default=False, init=False)
+    _lost: UserError | None = field(default=None, init=False)
+    _token: str = field(default="", init=False)
     _over: threading.Event = field(default_factory=threading.Event, init=False)
 
     def inner(self, name: str) -> "Mirror":
@@ -115,7 +130,12 @@ class Mirror:
     def row(self, row: dict[str, Any]) -> None:
         """Puts a row of the journal there. Waits for a store that cannot be reached."""
         name, line = f"{row['seq']:08d}.json", as_line(row)
-        self._patiently(lambda: (self.remote / ROWS).write(name, line), "writing the journal")
+
+        def put() -> None:
+            self._check_mine()
+            (self.remote / ROWS).write(name, line)
+
+        self._patiently(put, "writing the journal")
         self._apart += 1
         if self._apart >= _ROWS_KEPT_APART:
             self.gather()
@@ -123,7 +143,12 @@ class Mirror:
     def gather(self) -> None:
         """Makes lines of the journal of rows that lie apart."""
         self.push(*(name for name in JOURNALS if (self.local / name).exists()))
-        self._patiently((self.remote / ROWS).clear, "tidying the journal")
+
+        def tidy() -> None:
+            self._check_mine()
+            (self.remote / ROWS).clear()
+
+        self._patiently(tidy, "tidying the journal")
         self._apart = 0
 
     def push(self, *names: str) -> None:
@@ -156,47 +181,85 @@ class Mirror:
         self._patiently(tidy, "removing checkpoints")
 
     def fetch_weights(self, folder: Path) -> None:
-        """Brings a trial's best weights here, if they are there and not here."""
+        """Brings a trial's best weights here, if they are there; what is here may be older."""
         place = self.remote / "checkpoints" / folder.name
-        if not (folder / WEIGHTS).exists() and self._patiently(lambda: place.has(WEIGHTS), "looking for weights"):
+        if self._patiently(lambda: place.has(WEIGHTS), "looking for weights"):
             content = self._patiently(lambda: place.read(WEIGHTS), "reading weights")
             replace_file(folder / WEIGHTS, lambda path: path.write_bytes(content))
 
     def lock(self) -> None:
         """Takes the study for this process, and keeps it until `unlock`; raises UserError where another has it."""
         mine = f"{socket.gethostname()} {os.getpid()}"
-        if self.remote.has(LOCK):
-            held = self.remote.read_json(LOCK)
-            age = time.time() - float(held.get("time", 0))
-            if held.get("owner") != mine and age < _STALE_SECONDS and not _ended_here(held):
-                raise UserError(
-                    f"One process at a time may run a study, but {held.get('owner')} was running {self.remote.address} "
-                    f"{age:.0f} s ago. Wait for it or stop it; after {_STALE_SECONDS / 60:.0f} minutes of silence it "
-                    f"counts as gone."
-                )
-        self._beat(mine)
+        held = self._holder()
+        age = abs(time.time() - _time(held))  # a clock that is ahead must not hold it for ever
+        if held and held.get("owner") != mine and age < _STALE_SECONDS and not _ended_here(held):
+            raise UserError(
+                f"One process at a time may run a study, but {held.get('owner')} was running {self.remote.address} "
+                f"{age:.0f} s ago. Wait for it or stop it; after {_STALE_SECONDS / 60:.0f} minutes of silence it "
+                f"counts as gone."
+            )
+        self._token, self._over = uuid.uuid4().hex, threading.Event()
+        try:
+            self._beat(mine)
+        except OSError as error:
+            raise UserError(
+                f"--storage must be writable, but {self.remote.address} is not ({error}). Check its name and the "
+                f"credentials."
+            ) from error
+        time.sleep(_READ_BACK_SECONDS)  # of several that found it free at once, the last to write has it
+        self._or_user_error(self._check_mine)
         threading.Thread(target=self._keep_beating, args=(mine,), daemon=True).start()
 
     def unlock(self) -> None:
         """Lets another process have the study."""
         self._over.set()
-        self._patiently(lambda: self.remote.remove(LOCK), "letting go of the study")
+        self._patiently(self._let_go, "letting go of the study")
 
     def abandon(self) -> None:
         """The same for a process that must end now: tries once."""
         self._over.set()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UserError):
+            self._let_go()
+
+    def withdraw(self) -> None:
+        """Removes there what a study that could not begin has written; nothing else that may lie there."""
+        for name in ("study.json", "quarantine.csv", "repairs.csv", *JOURNALS):
+            self._patiently(lambda name=name: self.remote.remove(name), "taking the study back")  # type: ignore[misc]
+        self._patiently((self.remote / ROWS).clear, "taking the study back")
+
+    def _let_go(self) -> None:
+        if self._holder().get("token") == self._token:
             self.remote.remove(LOCK)
+
+    def _holder(self) -> dict[str, Any]:
+        """What the lock says; nothing where there is none, or one that cannot be understood."""
+        if not self.remote.has(LOCK):
+            return {}
+        try:
+            held = json.loads(self.remote.read(LOCK))
+        except (RecursionError, ValueError):
+            return {}
+        return held if isinstance(held, dict) else {}
+
+    def _check_mine(self) -> None:
+        """Raises _TakenError where another process has the study by now."""
+        held = self._holder()
+        if self._token and held and held.get("token") != self._token:
+            raise _TakenError(f"{held.get('owner')} has it")
 
     def _keep_beating(self, mine: str) -> None:
         while not self._over.wait(_HEARTBEAT_SECONDS):
             try:
+                self._check_mine()
                 self._beat(mine)
-            except OSError:
+            except (OSError, UserError):
                 continue  # the journal waits for the store and says so; the next beat will come
+            except _TakenError:
+                return  # the next row finds it out
 
     def _beat(self, mine: str) -> None:
-        self.remote.write(LOCK, json.dumps({"owner": mine, "system": _system(), "time": time.time()}).encode())
+        held = {"owner": mine, "token": self._token, "system": _system(), "time": time.time()}
+        self.remote.write(LOCK, json.dumps(held).encode())
 
     def _put(self, name: str, content: bytes) -> None:
         *folders, last = name.split("/")
@@ -217,14 +280,30 @@ class Mirror:
         replace_file(self.local / name, lambda path: path.write_bytes(content))
 
     def _patiently(self, action: Callable[[], Any], what: str) -> Any:
-        """Waits for the store, but not once more after it was waited for in vain."""
+        """Waits for the store, but not once more after it was waited for in vain or another process has the study."""
         if self._lost:
-            raise UserError(f"The study's storage, {self.remote.address}, could not be reached. Go on with --resume.")
+            raise UserError(str(self._lost))
         try:
-            return patiently(action, self.say, what)
-        except UserError:
-            self._lost = True
+            return self._or_user_error(lambda: patiently(action, self.say, what))
+        except UserError as error:
+            self._lost = error
             raise
+
+    def _or_user_error(self, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except _TakenError as error:
+            raise UserError(
+                f"One process at a time may run a study, but another took {self.remote.address} up while this one "
+                f"could not reach it, or at the same moment ({error}). Leave it to that one."
+            ) from error
+
+
+def _time(held: dict[str, Any]) -> float:
+    try:
+        return float(held.get("time", 0))
+    except (TypeError, ValueError):
+        return 0.0
 
 
 def _system() -> str:

@@ -1,6 +1,5 @@
 """The command line: what may be asked for, and what it comes to."""
 
-import difflib
 import math
 import os
 import re
@@ -8,14 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import click
 
 import spaces
-from search import adapt
-from search.mirror import mirror_of, working_copies
-from search.records import FAMILIES, SPEC
+from search import adapt, places
 from search.study import StudySpec, check_unchanged, choose, space_of_baseline
 from spaces.domains import Baseline, Space
 from trainables import corpora
@@ -23,14 +19,11 @@ from trainables.config import DataConfig
 from trainables.corpora.splits import Split, split
 from trainables.corpora.store import Store
 from trainables.errors import UserError
-from trainables.files import read_json
-from trainables.folder import open_folder
 
+HERE = "local"  # as --address: this machine alone, also where a study was on a cluster before
 TRIALS, MAX_EPOCHS, GRACE_EPOCHS, REDUCTION_FACTOR = 32, 27, 3, 3
 # Above this a dry run reads labels only and leaves the decoding, which may take long, to the study itself.
 _DECODE_IN_DRY_RUN_BYTES = 1_000_000_000
-
-_NAME = r"\w[\w.+-]{0,99}"
 
 
 @dataclass(frozen=True)
@@ -132,7 +125,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--concurrency", type=_COUNT, help="Trials at a time [as many as fit].")
 @click.option("--cpus-per-trial", type=_COUNT, help="Cores and threads of a trial [1].")
 @click.option("--gpus-per-trial", type=float, help="GPUs of a trial, fractions allowed [1 where there are GPUs].")
-@click.option("--address", help="A running Ray cluster to use, HOST:PORT or auto [a local one].")
+@click.option("--address", help="A running Ray cluster to use, HOST:PORT or auto [this machine alone, local].")
 @click.option(
     "--storage", default="studies", show_default=True, help="Folder for study directories, or s3://bucket/prefix."
 )
@@ -150,84 +143,6 @@ def parse(arguments: list[str]) -> Options | None:
     """The options in `arguments`; None where help was asked for and given. Raises click's own errors."""
     found = _command.main(arguments, prog_name="search/run.py", standalone_mode=False)
     return found if isinstance(found, Options) else None
-
-
-def storage(given: Options) -> Path:
-    """The folder of all studies, for an address in an object store that of their working copies.
-
-    Raises UserError, also where the study's name would lead out of it.
-    """
-    if given.name is not None and not re.fullmatch(_NAME, given.name):
-        raise UserError(
-            f"--name must be up to 100 letters, digits and . _ + - and begin with one of the first two, "
-            f"but is {given.name[:120]!r}."
-        )
-    url = urlparse(given.storage)
-    if url.scheme == "s3":
-        open_folder(given.storage)
-        root = working_copies(given.storage.rstrip("/"))
-    elif url.scheme in ("", "file"):
-        root = Path(url.path if url.scheme else given.storage).expanduser().absolute()
-    else:
-        raise UserError(
-            f"--storage must be a folder or an address such as s3://bucket/prefix, but is {given.storage!r}. Name a "
-            f"folder, such as one on a disk that all nodes mount."
-        )
-    _look_into(root, given.name)
-    return root
-
-
-def _look_into(root: Path, name: str | None) -> None:
-    """Learns which studies an object store holds, and what the one of that name is; raises UserError."""
-    mirror = mirror_of(root)
-    if mirror is None:
-        return
-    mirror.stubs()
-    folder = root / (name or "")
-    if name and folder.is_dir():
-        study = mirror.inner(name)
-        study.fetch(SPEC, FAMILIES)
-        if (folder / FAMILIES).exists():
-            study.stubs()
-            for family in study.remote.folders():
-                study.inner(family).fetch(SPEC)
-
-
-def directory(given: Options, family: str, data: str) -> Path:
-    """Where the study lies or will lie; raises UserError where the name is taken, unknown or unsafe."""
-    root = storage(given)
-    if given.name is None:
-        stem = re.sub(r"[^\w+-]+", "-", f"{given.baseline or family}-{Path(data.partition(':')[2] or data).name}")[:80]
-        taken = (root / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 100_000))
-        return next(path for path in taken if not path.exists())
-    path = root / given.name
-    if not given.resume and path.exists() and (not path.is_dir() or any(p.name != ".lock" for p in path.iterdir())):
-        held = (path / SPEC).exists() or (path / FAMILIES).exists()
-        how = "Go on with it with --resume, or choose" if held else "It holds no study; choose"
-        raise UserError(f"A study's name must be new, but {path} exists. {how} another --name.")
-    return path
-
-
-def existing(given: Options) -> StudySpec:
-    """The specification of the study to resume; raises UserError where there is none."""
-    root = storage(given)
-    path = root / (given.name or "") / SPEC
-    if given.name is None or not path.exists():
-        known = sorted(path.parent.name for name in (SPEC, FAMILIES) for path in root.glob(f"*/{name}"))
-        came = "no name came" if given.name is None else f"there is no {given.name!r}"
-        close = difflib.get_close_matches(given.name or "", known, n=1, cutoff=0.6)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise UserError(
-            f"--resume needs the --name of a study, but {came}. In {root} there are: "
-            f"{', '.join(known) or 'none'}.{hint}"
-        )
-    try:
-        return StudySpec.from_json(read_json(path))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"A study's {SPEC} must be readable, but {path} is not ({type(error).__name__}: {error}). "
-            f"Restore it from a copy."
-        ) from error
 
 
 def open_corpus(
@@ -277,7 +192,7 @@ def task_named(given: Options, before: StudySpec | None, baseline: Baseline | No
 
 def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[StudySpec, Path, Corpus]:
     """The specification that the options come to, the study's directory and its corpus; raises UserError."""
-    before = existing(given) if given.resume else None
+    before = places.existing(given) if given.resume else None
     if given.space and given.baseline:
         raise UserError("--space searches a family and --baseline runs one recipe alone, but both came. Leave one out.")
     if given.baseline and given.trials not in (None, 1):
@@ -298,7 +213,7 @@ def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[S
     task = task_named(given, before, baseline, named)
     adapt.known((param.name for param in space.params), given.fix)
     wishes = given.fix or (before.fixed if before else ())
-    if not (before or only or given.address):
+    if not (before or only or given.address not in (None, HERE)):
         wishes += adapt.small_pictures(space, wishes)
     source = weights_named(given, before, space)
     max_epochs = _first(given.max_epochs, before and before.max_epochs, baseline and baseline.epochs, MAX_EPOCHS)
@@ -319,7 +234,7 @@ def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[S
     )
     assert spec.rungs, "raises where grace, length and factor do not fit together, before any data is read"
     _check_resources(given, spec.cpus_per_trial)
-    path = directory(given, space.name, given.data or named)
+    path = places.directory(given, space.name, given.data or named)
     space = adapt.weighted(adapt.fixed(space, wishes), source)
     corpus = open_corpus(given, before, named, task, progress)
     space = adapt.fitted(space, corpus.clip_seconds)
@@ -343,7 +258,8 @@ def weights_named(given: Options, before: StudySpec | None, space: Space) -> str
 def _check_resources(given: Options, cpus_per_trial: int) -> None:
     """What can be said without a cluster; the rest is checked against the nodes."""
     cores = os.cpu_count() or 1
-    if given.address is None and cpus_per_trial > cores:
+    # A resumed study goes to the cluster that it was on, which its journal knows.
+    if given.address in (None, HERE) and not given.resume and cpus_per_trial > cores:
         raise UserError(
             f"A trial must fit one node, but --cpus-per-trial is {cpus_per_trial} and this machine has {cores} cores. "
             f"Ask for at most that."

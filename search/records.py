@@ -28,6 +28,7 @@ Row = dict[str, Any]
 _RESTORE = "Restore the study's directory from a copy, or begin a new study."
 
 SPEC, TRIALS, EPOCHS = "study.json", "trials.jsonl", "epochs.jsonl"
+ROWS = "rows"  # in an object store the latest rows, a file each
 BASELINES, SUBMISSION = "baselines", "submission.csv"  # in the folder of the chosen model
 FAMILIES = "families.json"  # beside the studies of a comparison
 
@@ -96,6 +97,8 @@ class Journal:
             ) from error
         for name in (TRIALS, EPOCHS):
             _drop_torn_line(directory / name)
+        if mirror is None:
+            _take_in_rows_apart(directory)
         # Going on without rows that are missing would decide otherwise than before.
         self.length = 0
         for row in self.stream():
@@ -199,6 +202,21 @@ def elapsed_seconds(rows: Iterable[Row]) -> float:
             total += max(0.0, row["time"] - previous)
         previous = row["time"]
     return total
+
+
+def _take_in_rows_apart(directory: Path) -> None:
+    """Makes lines of the rows that lie apart in a copy of an object store, unless they are lines already."""
+    files = sorted((directory / ROWS).glob("*.json"))
+    if not files:
+        return
+    known = {row["seq"] for name in (TRIALS, EPOCHS) for row in stream_rows(directory / name)}
+    for path in files:
+        # Objects have no line break where one is looked for, so each is one whole row.
+        for row in stream_rows(path):
+            if row["seq"] not in known:
+                with (directory / (EPOCHS if row["event"] == "epoch" else TRIALS)).open("ab") as file:
+                    file.write(as_line(row))
+    shutil.rmtree(directory / ROWS)
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from search import comparison, options, versions
+from search.mirror import address_of
 from search.options import Options
 from search.progress import Terminal, bar, printable
 from search.study import StudySpec
@@ -68,7 +69,7 @@ def run(given: Options, terminal: Terminal) -> int:
             found = plan(spec, corpus, given, directory)
         print_result(given, found, terminal, describe_plan(found))
         return FINISHED
-    terminal.say(f"Study {directory.name} in {directory.parent}")
+    terminal.say(f"Study {directory.name} in {address_of(directory.parent)}")
     from search.session import run_session
     from search.summary import describe
 
@@ -93,7 +94,7 @@ def compare(given: Options, terminal: Terminal) -> int:
                 plans.append(plan(spec, corpus, own, directory))
         print_result(given, plans, terminal, describe_plans(plans))
         return FINISHED
-    terminal.say(f"Comparison {root.name} of {len(studies)} families in {root.parent}")
+    terminal.say(f"Comparison {root.name} of {len(studies)} families in {address_of(root.parent)}")
     board = comparison.run(root, settled, studies, terminal)
     print_result(given, board, terminal, comparison.describe_leaderboard(board))
     return _CODES[board["state"]]

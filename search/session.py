@@ -1,6 +1,7 @@
 """One process's work on a study: from the open journal to the scored winner, however it is interrupted."""
 
 import contextlib
+import importlib
 import os
 import shutil
 import signal
@@ -15,8 +16,8 @@ from types import FrameType
 from typing import Any
 
 from search.engine import Engine
-from search.mirror import Mirror, mirror_of
-from search.options import Corpus, Options
+from search.mirror import Mirror, address_of, mirror_of
+from search.options import HERE, Corpus, Options
 from search.progress import Terminal, View, bar, quiet
 from search.records import SPEC, Journal, Row, elapsed_seconds
 from search.study import StudySpec, commit, record, versions
@@ -99,6 +100,12 @@ def _run(
     begun: bool,
 ) -> dict[str, Any]:
     journal = Journal(directory, mirror=mirror)
+    if not given.resume and (directory / SPEC).exists():
+        journal.close()
+        raise UserError(
+            f"A study's name must be new, but another process has begun {address_of(directory)} meanwhile. Choose "
+            f"another --name."
+        )
     try:
         given = as_before(given, journal.rows)
         write_study(directory, spec, corpus)
@@ -114,7 +121,6 @@ def _run(
         )
         try:
             if engine.to_start and not halt():
-                _compute_descriptors(spec, corpus, terminal)
                 _search(given, spec, corpus, engine, halt, view, terminal)
             if not halt.interrupted:
                 return _finish(engine, halt, terminal)
@@ -130,7 +136,7 @@ def _run(
         if not begun and not any(row["event"] == "started" for row in journal.rows):
             shutil.rmtree(directory)
             if mirror:
-                mirror.remote.clear()
+                mirror.withdraw()
         raise
     finally:
         journal.close()
@@ -139,7 +145,8 @@ def _run(
 def as_before(given: Options, rows: list[Row]) -> Options:
     """The options, with those that were left out as they were in the session before."""
     before: dict[str, Any] = next((row.get("options", {}) for row in reversed(rows) if row["event"] == "session"), {})
-    return replace(given, **{n: value for n, value in before.items() if getattr(given, n) is None})
+    found = replace(given, **{n: value for n, value in before.items() if getattr(given, n) is None})
+    return replace(found, address=None) if found.address == HERE else found
 
 
 def write_study(directory: Path, spec: StudySpec, corpus: Corpus) -> None:
@@ -175,6 +182,7 @@ def running_ray(address: str | None, log_file: Path, terminal: Terminal) -> Iter
 
     For all but the first of several studies it runs already.
     """
+    address = None if address == HERE else address
     with quiet(log_file), contextlib.ExitStack() as stack:
         ray = sys.modules.get("ray")
         begun = ray is not None and ray.is_initialized()
@@ -182,7 +190,13 @@ def running_ray(address: str | None, log_file: Path, terminal: Terminal) -> Iter
         with contextlib.nullcontext() if begun else terminal.busy(words):
             from search.cluster import cluster
 
-            stack.enter_context(cluster(address))
+            # Starting Ray is waiting for its processes; Torch and Tune take as long to import.
+            importing = threading.Thread(target=importlib.import_module, args=("search.tuning",))
+            importing.start()
+            try:
+                stack.enter_context(cluster(address))
+            finally:
+                importing.join()
         yield
 
 
@@ -195,11 +209,12 @@ def _search(
 
         check_fits(spec, corpus)
     with running_ray(given.address, directory / "logs" / "search.log", terminal):
-        from search.cluster import run_trials
         from search.machines import Machines
         from search.preflight import check_disk, checkpoint_bytes
+        from search.tuning import run_trials
         from search.watch import watched
 
+        _compute_descriptors(spec, corpus, terminal)
         machines = Machines(
             spec.cpus_per_trial,
             given.gpus_per_trial,
@@ -207,13 +222,14 @@ def _search(
             joined=given.address is not None,
             say=terminal.say,
         )
-        resources = machines.resources()
-        machines.say = view.note
-        check_disk(directory, checkpoint_bytes(spec, corpus, resources.concurrency))
-        # Only now: Ray sets a handler for termination of its own when it starts.
         resume = resume_command(directory)
-        with watched(partial(_leave, terminal, engine, resume)), view.shown(), halt.on_signals(view, resume):
-            run_trials(engine, resources, halt, machines)
+        with watched(partial(_leave, terminal, engine, resume)):
+            resources = machines.resources()
+            machines.say = view.note
+            check_disk(directory, checkpoint_bytes(spec, corpus, resources.concurrency))
+            # Only now: Ray sets a handler for termination of its own when it starts.
+            with view.shown(), halt.on_signals(view, resume):
+                run_trials(engine, resources, halt, machines)
 
 
 def _leave(terminal: Terminal, engine: Engine, resume: str, why: str) -> None:

@@ -173,9 +173,10 @@ def _where(found: dict[str, Any]) -> str:
         lines.append("  best/baselines/  the same of each baseline")
     if found["submission"]:
         lines.append("  best/submission.csv  its answers for the unlabelled clips")
+    own_words = "" if "://" in folder else "; logs/ Ray's own words"
     lines += [
         "  study.json       what was asked; trials.jsonl, epochs.jsonl what happened",
-        "  quarantine.csv   recordings left out, with reasons; logs/ Ray's own words",
+        f"  quarantine.csv   recordings left out, with reasons{own_words}",
         "Every figure and table on one page:",
         f"  {report_command(folder)}",
     ]

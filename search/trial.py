@@ -58,7 +58,7 @@ class TrialWorker(tune.Trainable):
         self._folder = Path(new_config["folder"])
         self._remote = open_folder(new_config["remote"]) if new_config["remote"] else None
         self._claim = Claim(self._folder, self._remote)
-        self._watch.folder = self._folder
+        self._watch.claim = self._claim
         self._reports = self._train(new_config)
         return True
 
@@ -205,7 +205,7 @@ class MemoryWatch:
     """
 
     def __init__(self, limit_bytes: int) -> None:
-        self.folder: Path | None = None
+        self.claim: Claim | None = None
         self._limit, self._process = limit_bytes, psutil.Process()
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -217,8 +217,10 @@ class MemoryWatch:
     def _run(self) -> None:
         while True:
             used = self.used()
-            if used > self._limit and self.folder is not None:
+            if used > self._limit and self.claim is not None:
                 reason = f"out of memory: {used / 1e9:.1f} GB used, {self._limit / 1e9:.1f} GB is a trial's share"
-                write_json(self.folder / OBITUARY, {"reason": reason})
+                with contextlib.suppress(SupersededError):
+                    self.claim.check()
+                    write_json(self.claim.folder / OBITUARY, {"reason": reason})
                 os._exit(1)
             time.sleep(_WATCH_SECONDS)

@@ -175,7 +175,7 @@ def _check_study(site: Site, directory: Path) -> None:
 
 
 def _check_commit(site: Site, directory: Path) -> None:
-    """The study knows which code it ran, here that of this checkout with changes; what might hold a password is not there."""
+    """The study knows its code, here that of this checkout with changes; what might hold a password was not copied."""
     here = commit()
     assert read_json(directory / "study.json")["commit"] == (here and here.removesuffix("-dirty") + "-dirty")
     assert not any((node.home / "etude/.git/config").exists() for node in site.nodes)

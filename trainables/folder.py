@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from trainables.errors import UserError
 
 _CONNECT_SECONDS, _REQUEST_SECONDS = 5.0, 30.0
 _PATIENCE_SECONDS = 1800.0
+# What time does not mend; a minute, since a credential may be on its way.
+_FINAL = re.compile("ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|EXPIRED_TOKEN")
+_FINAL_SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 30.0
 
 Result = TypeVar("Result")
@@ -92,8 +96,17 @@ class Folder:
 
     def clear(self) -> None:
         """Removes the folder with all that is in it, if it is there; raises OSError."""
-        if self.filesystem.get_file_info(self.path).type == fs.FileType.Directory:
+        if self.filesystem.get_file_info(self.path).type != fs.FileType.Directory:
+            return
+        try:
             self.filesystem.delete_dir(self.path)
+        except OSError:
+            if isinstance(self.filesystem, fs.LocalFileSystem):
+                raise
+            # Not every store removes many at once.
+            for info in self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=True)):
+                if info.type == fs.FileType.File:
+                    self.filesystem.delete_file(info.path)
 
     def _file(self, name: str) -> str:
         return f"{self.path.rstrip('/')}/{name}"
@@ -138,17 +151,19 @@ def open_folder(location: str | Path) -> Folder:
 def patiently(action: Callable[[], Result], say: Callable[[str], None], what: str) -> Result:
     """What `action` returns, tried again with growing pauses while it raises OSError or UserError.
 
-    `say` is told once that there is something to wait for. After half an hour the error stands, as a UserError.
+    `say` is told once that there is something to wait for. After half an hour, or a minute where the store refuses, the
+    error stands, as a UserError.
     """
-    pause, until, said = 1.0, time.monotonic() + _PATIENCE_SECONDS, False
+    pause, began, said = 1.0, time.monotonic(), False
     while True:
         try:
             return action()
         except (OSError, UserError) as error:
-            if time.monotonic() >= until:
+            patience = _FINAL_SECONDS if _FINAL.search(str(error)) else _PATIENCE_SECONDS
+            if time.monotonic() - began >= patience:
                 raise UserError(
-                    f"The study's storage must be reachable, but {what} failed for half an hour ({error}). Put that "
-                    f"right and go on with --resume; nothing that was written is lost."
+                    f"The study's storage must be reachable, but {what} failed for {patience / 60:.0f} min ({error}). "
+                    f"Put that right and go on with --resume; nothing that was written is lost."
                 ) from error
             if not said:
                 say(f"Waiting for the study's storage: {what} failed ({str(error).splitlines()[0][:120]}).")
@@ -163,6 +178,9 @@ def _s3(address: str) -> tuple[fs.FileSystem, str]:
     if not path.partition("/")[0]:
         raise ValueError("it names no bucket")
     server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if server:
+        # Amazon's newest checksums are sent in a way that Google's S3 interface and others refuse.
+        os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
     store = fs.S3FileSystem(
         endpoint_override=server or None,
         connect_timeout=_CONNECT_SECONDS,

@@ -29,6 +29,7 @@ def retrain(config_file: Path, folder: Path) -> dict[str, Any]:
     from trainables import data, evaluate, loop, saved, scoring
     from trainables.config import TrialConfig
 
+    saved.check_kinds(config_file, record)
     try:
         config = TrialConfig.from_json(record)
     except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:

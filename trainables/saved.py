@@ -298,7 +298,15 @@ def _record(file: Path) -> dict[str, Any]:
             f"A model's {CONFIG} must say what its inputs are made of, but {file} lacks {', '.join(missing)}: it comes "
             f"from an older version. Finish its study again with search/run.py --resume, which adds that."
         )
-    # Whoever can write a config.json must not decide what is imported.
+    check_kinds(file, config)
+    return record
+
+
+def check_kinds(file: Path, config: dict[str, Any]) -> None:
+    """Raises UserError unless a model's network and features are of kinds that the project has.
+
+    Whoever can write a config.json must not decide what is imported.
+    """
     network, how = str(config.get("network")), config.get("features")
     if not network.isidentifier() and network not in sys.modules:
         raise UserError(
@@ -307,7 +315,6 @@ def _record(file: Path) -> dict[str, Any]:
         )
     if not isinstance(how, dict) or how.get("kind") not in KINDS:
         raise _not_whole(file, f"its features are {how!r:.100}")
-    return record
 
 
 def _network(weights: Path, config: TrialConfig, record: dict[str, Any]) -> nn.Module:

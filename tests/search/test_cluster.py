@@ -13,7 +13,6 @@ import pytest
 import ray
 
 import spaces
-from search.cluster import _Link, run_trials
 from search.engine import Engine, State
 from search.finish import finish
 from search.machines import Machines
@@ -21,6 +20,7 @@ from search.records import EPOCHS, TRIALS, Journal, read_rows
 from search.slots import Resources
 from search.study import StudySpec
 from search.trial import TrialWorker
+from search.tuning import _Link, run_trials
 from spaces.domains import Space
 from tests import faulty
 from tests.faults import family

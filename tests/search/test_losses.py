@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from search.cluster import NODE_RETRIES, WORKER_RETRIES, _Link
 from search.engine import Decision, Engine, State
 from search.records import Journal
 from search.study import StudySpec
+from search.tuning import NODE_RETRIES, WORKER_RETRIES, _Link
 from trainables.errors import UserError
 
 DIED = "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"

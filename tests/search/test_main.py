@@ -174,7 +174,8 @@ def test_ray_s_memory_monitor_costs_one_trial_and_not_the_study(
 _MEMORY_STUDY = """
 import json
 from pathlib import Path
-from search.cluster import cluster, run_trials
+from search.cluster import cluster
+from search.tuning import run_trials
 from search.slots import Resources
 from search.engine import Engine
 from search.records import Journal

@@ -15,7 +15,9 @@ from pyarrow import fs
 
 from analysis import load_study
 from search import mirror as mirrors
+from search import places
 from search.mirror import JOURNALS, Mirror, address_of, mirror_of, working_copies
+from search.options import parse
 from search.records import EPOCHS, TRIALS, Journal, read_journal, read_rows
 from tests.search.test_main import LIMIT_SECONDS, ROOT, rows
 from trainables.errors import UserError
@@ -109,6 +111,108 @@ def test_one_process_at_a_time_until_it_falls_silent(place: Path, monkeypatch: p
     mirror.lock()
     mirror.unlock()
     assert not mirror.remote.has("lock.json")
+
+
+def test_who_was_cut_off_finds_that_another_has_the_study_and_changes_nothing(
+    place: Path, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirrors, "_READ_BACK_SECONDS", 0.0)
+    journal, first = opened(place)
+    first.lock()
+    write(journal, range(1))
+    lock = json.loads(first.remote.read("lock.json"))
+    first.remote.write("lock.json", json.dumps({**lock, "owner": "here 1", "time": time.time() - 400}).encode())
+    other = another_machine(address, tmp_path, monkeypatch)
+    other.lock()
+    other.fetch_study()
+    others = Journal(other.local, mirror=other)
+    others.ended(0, "complete", None)
+    for step in (lambda: journal.started(1, params={}, baseline=None, origin="sampled", seed=1), first.gather):
+        with pytest.raises(UserError, match="another took"):
+            step()
+    first.abandon()
+    assert other.remote.has("lock.json"), "it is not the first one's to take away"
+    assert (other.remote / "rows").files() == [f"{n:08d}.json" for n in range(3)]
+    assert json.loads((other.remote / "rows").read("00000002.json"))["event"] == "ended"
+    other.unlock()
+
+
+def test_of_two_that_start_at_once_one_has_the_study(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, mirror = opened(place)
+    late = json.dumps({"owner": "elsewhere 1", "token": "another", "time": time.time()}).encode()
+    monkeypatch.setattr(mirrors.time, "sleep", lambda seconds: mirror.remote.write("lock.json", late))
+    with pytest.raises(UserError, match="another took"):
+        mirror.lock()
+    assert mirror.remote.read("lock.json") == late
+
+
+@pytest.mark.parametrize("held", [b"[", b"[]", b'{"time": "noon"}', b'{"owner": "elsewhere 1", "time": 1e12}'])
+def test_a_lock_that_makes_no_sense_holds_nobody_up(held: bytes, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirrors, "_READ_BACK_SECONDS", 0.0)
+    _, mirror = opened(place)
+    mirror.remote.write("lock.json", held)
+    mirror.lock()
+    mirror.unlock()
+
+
+def test_the_newest_weights_are_scored(place: Path) -> None:
+    """This machine's may be from before the trial went on elsewhere."""
+    journal, mirror = opened(place)
+    folder = journal.folder(0)
+    folder.mkdir(parents=True)
+    (folder / "best.safetensors").write_bytes(b"old")
+    (mirror.remote / "checkpoints" / "0000").write("best.safetensors", b"new")
+    mirror.fetch_weights(folder)
+    assert (folder / "best.safetensors").read_bytes() == b"new"
+
+
+def test_a_copy_of_a_study_that_ran_is_whole(place: Path, tmp_path: Path) -> None:
+    """Its last rows lie apart; a copy made later may still have some that are lines by now."""
+    journal, mirror = opened(place)
+    write(journal, range(3))
+    mirror.push(TRIALS)
+    copy = tmp_path / "copy"
+    fs.copy_files(mirror.remote.path, str(copy), source_filesystem=mirror.remote.filesystem)
+    assert len(read_rows(copy / TRIALS)) == 3
+    assert not (copy / EPOCHS).exists()
+    assert read_journal(journal.directory) == Journal(copy).rows
+    assert not (copy / "rows").exists()
+    assert read_journal(journal.directory) == Journal(copy).rows
+
+
+def test_what_lies_there_and_is_no_study_is_left_alone(s3: fs.S3FileSystem, place: Path) -> None:
+    with s3.open_output_stream("studies/corpora/nsynth/train.tar.gz") as stream:
+        stream.write(b"notes")
+    for name in ("nsynth", "train"):
+        given = parse(["--storage", "s3://studies/corpora", "--name", name])
+        assert given
+        if name == "nsynth":
+            with pytest.raises(UserError, match=r"exists|holds train.tar.gz"):
+                places.directory(given, "mlp", "demo")
+    _, mirror = opened(place)
+    mirror.remote.write("study.json", b"{}")
+    mirror.remote.write("another.txt", b"kept")
+    mirror.withdraw()
+    assert mirror.remote.files() == ["another.txt"]
+
+
+def test_a_bucket_that_is_not_there_is_told_at_once(s3: fs.S3FileSystem) -> None:
+    given = parse(["--storage", "s3://no-such-bucket/studies"])
+    assert given
+    with pytest.raises(UserError, match="must name a bucket that is there"):
+        places.storage(given)
+
+
+def test_a_study_from_elsewhere_does_not_say_where_it_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ETUDE_CACHE", str(tmp_path / "cache"))
+    study = tmp_path / "studies" / "study"
+    study.mkdir(parents=True)
+    for folder in (study, study.parent):
+        (folder / mirrors.ORIGIN).write_text(f"file://{tmp_path}/victim")
+    assert address_of(study) == str(study)
+    assert mirror_of(study) is None
 
 
 def test_a_process_of_this_machine_that_is_no_more_is_not_waited_for(place: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import socket
@@ -21,7 +22,7 @@ import torch
 from rich.console import Console
 
 import spaces
-from search import options, preflight, versions
+from search import options, places, preflight, versions
 from search.cluster import cluster
 from search.progress import Terminal
 from search.run import say_corpus
@@ -117,10 +118,10 @@ def test_budgets_are_durations(text: str, seconds: float) -> None:
 
 def test_storage_beyond_folders_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--storage must be a folder or an address such as s3://bucket/prefix"):
-        options.storage(parsed("--storage", "ftp://host/studies"))
+        places.storage(parsed("--storage", "ftp://host/studies"))
     with pytest.raises(UserError, match="names no bucket"):
-        options.storage(parsed("--storage", "s3://"))
-    assert options.storage(parsed("--storage", f"file://{tmp_path}")) == tmp_path
+        places.storage(parsed("--storage", "s3://"))
+    assert places.storage(parsed("--storage", f"file://{tmp_path}")) == tmp_path
 
 
 def test_defaults_and_names(settle: Settle, tmp_path: Path) -> None:
@@ -211,15 +212,47 @@ def test_a_study_that_cannot_begin_leaves_nothing_behind(settle: Settle, tmp_pat
         assert not directory.exists()
 
     write_study(directory, spec, corpus)
-    with pytest.raises(UserError, match="nothing answers at"):
-        run_session(parsed(*given), spec, directory, corpus, screen)
-    assert (directory / "study.json").exists(), "what was there before stays"
+    for more, words in ((("--resume",), "nothing answers at"), ((), "another process has begun")):
+        with pytest.raises(UserError, match=words):
+            run_session(parsed(*given, *more), spec, directory, corpus, screen)
+        assert (directory / "study.json").exists(), "what was there before stays"
 
 
 def test_resuming_takes_over_what_is_left_out(settle: Settle) -> None:
     rows = [{"event": "session", "options": dict.fromkeys(KEPT) | {"budget": 7200.0, "concurrency": 2}}, {"event": "x"}]
     found = as_before(parsed("--resume", "--name", "mine", "--concurrency", "1"), rows)
     assert (found.budget, found.concurrency, found.address) == (7200.0, 1, None)
+    rows[0]["options"] |= {"address": "head:6379"}
+    assert as_before(parsed("--resume", "--name", "mine"), rows).address == "head:6379"
+    assert as_before(parsed("--resume", "--name", "mine", "--address", "local"), rows).address is None
+
+
+def test_a_study_goes_on_where_a_trial_takes_more_cores_than_this_machine_has(settle: Settle) -> None:
+    """It goes back to its cluster, which its journal knows."""
+    more = str((os.cpu_count() or 1) + 1)
+    with pytest.raises(UserError, match="--cpus-per-trial"):
+        settle("--space", "lstm", "--name", "mine", "--cpus-per-trial", more)
+    spec, directory, corpus = settle("--space", "lstm", "--name", "mine", "--cpus-per-trial", more, "--address", "a:1")
+    write_study(directory, spec, corpus)
+    assert settle("--resume", "--name", "mine")[0].cpus_per_trial == int(more)
+
+
+def test_a_study_from_elsewhere_does_not_decide_what_is_imported(settle: Settle) -> None:
+    spec, directory, corpus = settle("--space", "lstm", "--name", "mine")
+    write_study(directory, spec, corpus)
+    record = json.loads((directory / "study.json").read_text())
+    record["space"]["network"] = "studies.mine.model"
+    (directory / "study.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"must be one of the project's own, but that of .* is 'studies.mine.model'"):
+        settle("--resume", "--name", "mine")
+
+
+def test_an_address_with_a_password_is_not_repeated() -> None:
+    with pytest.raises(UserError, match="--storage must be a plain address") as caught:
+        places.storage(parsed("--storage", "S3://me:secret@bucket/x"))
+    assert "secret" not in str(caught.value)
+    with pytest.raises(UserError, match="is neither"):
+        places.storage(parsed("--storage", "s3://[x"))
 
 
 def test_a_study_record_keeps_what_it_began_with(settle: Settle) -> None:

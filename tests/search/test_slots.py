@@ -150,7 +150,8 @@ class Fleet:
     """What `search.machines` is told of a cluster, and the time, in place of Ray and the clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any] | None, *up: Machine) -> None:
-        self.up, self.seconds, self.said = list(up), 1000.0, list[str]()
+        self.up, self.seconds, self.said, self.asked = list(up), 1000.0, list[str](), list[tuple[int, float | None]]()
+        monkeypatch.setattr(machines, "ask_for", lambda cpus, gpus: self.asked.append((cpus, gpus)))
         monkeypatch.setattr(machines, "autoscaler_config", lambda: config)
         monkeypatch.setattr(machines, "machines_up", lambda: tuple(self.up))
         monkeypatch.setattr(machines, "_heads", lambda: [n == 0 for n in range(len(self.up))])
@@ -178,6 +179,12 @@ def test_a_study_waits_for_machines_of_which_nothing_is_known_and_says_so_once(m
     fleet.coming = [Machine(0, 0), ONE_GPU]
     assert fleet.machines(gpus=1.0).resources().concurrency == 1
     assert fleet.said == ["Waiting for a machine: none that is up can run a trial, but others may come."]
+    assert fleet.asked == [(1, 1.0)], "else no autoscaler would know of it"
+    fleet = Fleet(monkeypatch, {}, HEAD)
+    fleet.coming = [HEAD] * 1000
+    with pytest.raises(UserError, match="--gpus-per-trial is 1"):
+        fleet.machines(gpus=1.0).resources()
+    assert 1800 < fleet.seconds - 1000 < 1900, "not for ever"
     fleet = Fleet(monkeypatch, SSH, HEAD)
     fleet.coming = [CPUS, CPUS]
     with pytest.raises(UserError, match="--gpus-per-trial is 1 and the node with the most GPUs has 0"):

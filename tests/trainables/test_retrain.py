@@ -121,6 +121,19 @@ def test_help_says_what_is_expected(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "No such option" in refusal(monkeypatch, "--again")
 
 
+def test_a_configuration_from_elsewhere_does_not_decide_what_is_imported(
+    best: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    record = json.loads((best / "config.json").read_text())
+    record["config"]["network"] = "mine.model"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')")
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "one of the project's own, but that of" in refusal(monkeypatch, tmp_path / "config.json", tmp_path / "new")
+    assert not (tmp_path / "imported").exists()
+
+
 def test_help_comes_without_torch() -> None:
     code = (
         "import sys, trainables.retrain as r; sys.argv = ['retrain', '-h']; r.main(); assert 'torch' not in sys.modules"
@@ -163,7 +176,7 @@ def test_what_holds_no_model_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
         ("config.json", "[]", "is not (TypeError"),
         ("config.json", "{", "is not (JSONDecodeError"),
         ("config.json", '{"config": {"data": {"corpus": 5}}}', "its corpus is no text"),
-        ("config.json", '{"config": {"data": {"corpus": "demo"}}}', "is not (TypeError: "),
+        ("config.json", '{"config": {"data": {"corpus": "demo"}}}', "is not (its features are None)"),
         ("model.safetensors", "\0\1", "is not (JSONDecodeError"),
         ("study.json", '{"data": {}}', "is not (KeyError: 'config')"),
     ],
