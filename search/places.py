@@ -103,6 +103,8 @@ def directory(given: "Options", family: str, data: str) -> Path:
     if not given.resume and path.exists() and (not path.is_dir() or any(p.name != ".lock" for p in path.iterdir())):
         held = (path / SPEC).exists() or (path / FAMILIES).exists()
         how = "Go on with it with --resume, or choose" if held else "It holds no study; choose"
+        if (mirror := mirror_of(path)) and held and not any(map(mirror.remote.has, (SPEC, FAMILIES))):
+            how = f"Or only its working copy is left, in {path}: remove that, or choose"
         raise UserError(f"A study's name must be new, but {address_of(path)} exists. {how} another --name.")
     return path
 

@@ -31,7 +31,7 @@ ALL = (*FILES, KUBERAY, "clusters/aws.json", "clusters/Dockerfile")
 # What stands after "CHANGE" must be one of these: names of the user's own, and how much to spend.
 OWN = re.compile(
     r"BUCKET|PROJECT|REGISTRY|region|availability_zone|max_workers|maxReplicas|InstanceType|machineType|head_ip"
-    r"|worker_ips|ssh_user|ssh_private_key|namespace|nodeSelector|gke-spot|resources|~/data"
+    r"|worker_ips|ssh_user|ssh_private_key|namespace|nodeSelector|gke-spot|resources|~/data|diskType"
 )
 
 
@@ -262,7 +262,6 @@ def test_the_corpus_is_fetched_once(s3: fs.S3FileSystem, tmp_path: Path) -> None
         with s3.open_output_stream("studies/nsynth/nsynth-train.tar.gz", compression=None) as stream:
             stream.write(b"not fetched again")
     assert sorted(path.name for path in (home / "data").iterdir()) == [
-        ".whole",
         "nsynth-test.tar.gz",
         "nsynth-train.tar.gz",
     ]
@@ -274,8 +273,11 @@ def typed(name: str) -> list[list[str]]:
     whole = re.sub(r"\\\n#?\s*", "", text(name))
     lines = [line.removeprefix("#") for line in whole.splitlines()]
     shown = [re.split(r" {3,}|  #", line.strip())[0] for line in lines if line.startswith("   ")]
-    wanted = ("ray ", "RAY_UP_enable_autoscaler_v2=0 ray ", "aws ", "kubectl ", "docker ")
-    return [shlex.split(line) for line in shown if line.startswith(wanted)]
+    wanted = ("ray ", "(umask 077; ray ", "RAY_UP_enable_autoscaler_v2=0 ray ", "aws ", "kubectl ", "docker ")
+    typed = [
+        line.removeprefix("(umask 077; ").removesuffix(" > /dev/null)") for line in shown if line.startswith(wanted)
+    ]
+    return [shlex.split(line) for line in typed]
 
 
 @pytest.mark.parametrize("name", ["README.md", *FILES])
@@ -293,7 +295,7 @@ def test_the_search_that_people_are_told_to_start_on_a_cluster_is_one() -> None:
     lines = [word for words in searches for word in words if "search/run.py" in word]
     assert len(lines) == 3
     for line in lines:
-        given = options.parse(shlex.split(line.partition("search/run.py")[2]))
+        given = options.parse(shlex.split(line.partition("search/run.py")[2].partition(";")[0]))
         assert given is not None
         assert given.address == "auto"
 
