@@ -104,7 +104,7 @@ def directory(given: "Options", family: str, data: str) -> Path:
         held = (path / SPEC).exists() or (path / FAMILIES).exists()
         how = "Go on with it with --resume, or choose" if held else "It holds no study; choose"
         if (mirror := mirror_of(path)) and held and not any(map(mirror.remote.has, (SPEC, FAMILIES))):
-            how = f"Or only its working copy is left, in {path}: remove that, or choose"
+            how = f"Only its working copy is left, in {path}: remove that, or choose"
         raise UserError(f"A study's name must be new, but {address_of(path)} exists. {how} another --name.")
     return path
 

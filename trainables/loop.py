@@ -105,7 +105,7 @@ class _Run:
         self.augment = augment.build(config.augment)
         self.mixup = augment.Mixup(config.augment.mixup)
         self.loss = losses.make(config.training.loss, config.training.smoothing)
-        self.optimiser = _optimiser(self.model, config.training, data.device)
+        self.optimiser = _optimiser(self.model, config.training)
         self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimiser,
             mode="max",
@@ -233,7 +233,7 @@ class _Outcome:
         self.counts += torch.bincount(targets * self.classes + values.argmax(1), minlength=self.classes**2)
 
 
-def _optimiser(model: nn.Module, config: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:
+def _optimiser(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay (plain Adam where that is zero), or SGD with momentum.
 
     A pretrained body, `model.body`, learns at its own rate.
@@ -249,14 +249,13 @@ def _optimiser(model: nn.Module, config: TrainingConfig, device: torch.device) -
         },
     ]
     weights = [group for group in weights if group["params"]]
-    fused = device.type == "cuda"
     if config.optimiser == "adam":
         return torch.optim.AdamW(
             weights,
             lr=config.learning_rate,
             eps=config.adam_epsilon,
             weight_decay=config.weight_decay,
-            fused=fused,
+            fused=True,
         )
     assert config.optimiser == "sgd", config.optimiser
     return torch.optim.SGD(
@@ -264,7 +263,7 @@ def _optimiser(model: nn.Module, config: TrainingConfig, device: torch.device) -
         lr=config.learning_rate,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
-        fused=fused,
+        fused=True,
     )
 
 

@@ -63,7 +63,8 @@ def build(config: Config, input_shape: tuple[int, ...], n_classes: int) -> nn.Mo
         layers.append(nn.Conv2d(inputs, outputs, config.kernel, padding=config.kernel // 2))
         if config.batch_norm:
             layers.append(BatchNorm2d(outputs))
-        layers += [nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
+        # Relu is monotone: after pooling it gives the same values and gradients, for a quarter of the pixels.
+        layers += [nn.MaxPool2d(2, ceil_mode=True), nn.ReLU()]
         height, width = -(-height // 2), -(-width // 2)
     flat = config.global_pool == "none"
     layers.append(nn.Flatten() if flat else GlobalPool(config.global_pool))

@@ -94,7 +94,7 @@ def test_logits_against_torchs_own_operations(kernel: int, side: int, global_poo
 
 def test_batch_normalisation_takes_its_running_statistics_where_there_is_one_value() -> None:
     model = model_of((1, 2, 2), batch_norm=True, dropout=0.0)
-    kinds = ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"]
+    kinds = ["Conv2d", "BatchNorm2d", "MaxPool2d", "ReLU"]
     assert [type(part).__name__ for part in model.layers] == [*kinds, *kinds, "GlobalPool"]
     x = inputs(8, 1, 2, 2)
     model(x)
