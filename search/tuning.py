@@ -274,6 +274,12 @@ class _Deciding(_Unsaved, FIFOScheduler):
         trial.run_metadata.num_failures = self._link.deaths[self._link.numbers[trial.trial_id]]
         return str(TrialScheduler.CONTINUE if decision is Decision.CONTINUE else TrialScheduler.STOP)
 
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Drops what Tune would keep of every trial to the end, its statistics and settings, which the journal has."""
+        trial.run_metadata.metric_n_steps.clear()
+        trial.run_metadata.metric_analysis.clear()
+        trial.config, trial.evaluated_params = {}, {}
+
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Has Tune count only what tells against the trial: that its process died, and not that its node did.
 
