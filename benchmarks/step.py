@@ -3,8 +3,9 @@
 python benchmarks/step.py [--data demo] [--families lstm,blstm,…] [--epochs 3]
 
 The default point of each family trains for some epochs after one to warm up, one thread, no Ray. Processor time, by
-part: `batches` (gathering examples or computing them), `augmentation`, `forward`, `backward`, `optimiser` (with clipping of
-gradients), `scoring` (the forward passes over tune), `metrics` (losses and counts). The rest is Python between them.
+part: `batches` (gathering examples or computing them), `augmentation`, `forward`, `backward`, `optimiser` (with
+clipping of gradients), `scoring` (the forward passes over tune), `metrics` (losses and counts). The rest is Python
+between them.
 """
 
 import argparse

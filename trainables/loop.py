@@ -16,6 +16,7 @@ from trainables import augment, checkpoint, losses
 from trainables.config import TrainingConfig, TrialConfig, network
 from trainables.data import Part, TrialData, evaluation_batch
 from trainables.metrics import scores
+from trainables.models.ensemble import together
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,10 @@ def train(
 
 
 def forward(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Logits in single precision; on a GPU the network itself computes in bfloat16 where it can."""
+    """Logits in single precision; on a GPU the network itself computes in bfloat16 where it can.
+
+    They are `(batch, classes)`, or `(batch, members, classes)` of an ensemble that is trained.
+    """
     with torch.autocast("cuda", torch.bfloat16, enabled=_half_precision(inputs.device)):
         logits: Tensor = model(inputs)
     return logits.float()
@@ -173,7 +177,7 @@ class _Run:
                     loss = share * loss + (1 - share) * self.loss(logits, others)
                 if training:
                     self._step(loss)
-                logits = logits.detach()
+                logits = together(logits.detach()) if logits.ndim == 3 else logits.detach()
                 sums += torch.stack([loss.detach(), F.cross_entropy(logits, targets)]).double() * len(targets)
                 outcome.add(positions, logits)
         loss_sum, cross_entropy_sum = sums.tolist()
