@@ -29,7 +29,7 @@ SPACE = Space(
         MIXUP,
         # Networks that answer together, told apart by their first weights: on small corpora a single one depends on
         # luck.
-        Param("members", Choice((1, 3, 5))),
+        Param("members", Choice((1, 3))),
         *CONVOLUTIONS,
         Param("kernel_pixels", Choice((3, 5, 7))),
         BATCH_NORM,
