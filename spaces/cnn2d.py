@@ -27,9 +27,6 @@ SPACE = Space(
     params=(
         *PICTURE,
         MIXUP,
-        # Networks that answer together, told apart by their first weights: on small corpora a single one depends on
-        # luck.
-        Param("members", Choice((1, 3))),
         *CONVOLUTIONS,
         Param("kernel_pixels", Choice((3, 5, 7))),
         BATCH_NORM,
@@ -40,7 +37,6 @@ SPACE = Space(
     ),
     default={
         **PICTURE_DEFAULT,
-        "members": 3,
         "conv_layers": 4,
         "channels_1": 16,
         "channels_2": 32,
@@ -65,7 +61,6 @@ SPACE = Space(
             published_accuracy=0.5223,
             params={
                 **PICTURES_GENRE,
-                "members": 1,
                 # Not rotated: only of VGG-16 does the report say which of its scores had rotated training pictures.
                 "conv_layers": 3,
                 "channels_1": 32,

@@ -77,9 +77,7 @@ def footprint(config: TrialConfig, input_shape: tuple[int, ...], n_classes: int)
     # A resumed trial holds the saved state twice, as it was read and as tensors, beside the fresh weights. Saving
     # the best weights, which copies them, and the optimiser's own step take less.
     resumed = _FLOAT_BYTES * (3 * parameters + 2 * moments)
-    # What the many blocks of an ensemble's members took stays in the C library's heap while a batch is scored.
-    peak = step + scoring if getattr(plain, "members", 1) > 1 else max(step, scoring)
-    training = held + peak + _KERNEL_BYTES
+    training = held + max(step, scoring) + _KERNEL_BYTES
     return Footprint(parameters, trainable, max(training, resumed), step // config.training.batch_size)
 
 

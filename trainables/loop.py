@@ -16,7 +16,6 @@ from trainables import augment, checkpoint, losses
 from trainables.config import TrainingConfig, TrialConfig, network
 from trainables.data import Part, TrialData, evaluation_batch
 from trainables.metrics import scores
-from trainables.models.ensemble import together
 
 
 @dataclass(frozen=True)
@@ -91,10 +90,7 @@ def train(
 
 
 def forward(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Logits in single precision; on a GPU the network itself computes in bfloat16 where it can.
-
-    They are `(batch, classes)`, or `(batch, members, classes)` of an ensemble that is trained.
-    """
+    """Logits in single precision; on a GPU the network itself computes in bfloat16 where it can."""
     with torch.autocast("cuda", torch.bfloat16, enabled=_half_precision(inputs.device)):
         logits: Tensor = model(inputs)
     return logits.float()
@@ -177,7 +173,7 @@ class _Run:
                     loss = share * loss + (1 - share) * self.loss(logits, others)
                 if training:
                     self._step(loss)
-                logits = together(logits.detach()) if logits.ndim == 3 else logits.detach()
+                logits = logits.detach()
                 sums += torch.stack([loss.detach(), F.cross_entropy(logits, targets)]).double() * len(targets)
                 outcome.add(positions, logits)
         loss_sum, cross_entropy_sum = sums.tolist()

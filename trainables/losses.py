@@ -1,4 +1,4 @@
-"""Training losses on logits `(batch, classes)`, of an ensemble `(batch, members, classes)`, and targets `(batch,)`."""
+"""Training losses on logits `(batch, classes)` and integer targets `(batch,)`."""
 
 from collections.abc import Callable
 
@@ -12,18 +12,7 @@ NAMES = ("ce", "hinge", "kl")
 
 
 def make(name: str, smoothing: float) -> Loss:
-    """The loss of that name, a mean over batch and members; `smoothing` spreads that much of each target evenly."""
-    single = _single(name, smoothing)
-
-    def loss(logits: Tensor, targets: Tensor) -> Tensor:
-        if logits.ndim == 3:
-            logits, targets = logits.flatten(0, 1), targets.repeat_interleave(logits.shape[1])
-        return single(logits, targets)
-
-    return loss
-
-
-def _single(name: str, smoothing: float) -> Loss:
+    """The loss of that name, a mean over the batch; `smoothing` spreads that much of each target evenly."""
     if name == "ce":
         return lambda logits, targets: F.cross_entropy(logits, targets, label_smoothing=smoothing)
     if name == "hinge":

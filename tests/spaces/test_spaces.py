@@ -129,7 +129,7 @@ def model_of(config: TrialConfig, n_classes: int = 10) -> nn.Module:
 def check_shapes(config: TrialConfig, n_classes: int = 10) -> int:
     """The full network: logits `(batch, classes)`, and a gradient for what trains only. Returns its trained size."""
     with torch.device("meta"):
-        model = model_of(config, n_classes).eval()
+        model = model_of(config, n_classes)
         logits = model(torch.empty(2, *tried_shape(config)))
     assert logits.shape == (2, n_classes)
     logits.sum().backward()

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from trainables.features.picture import Picture
 from trainables.models.cnn1d import GlobalPool
-from trainables.models.ensemble import Ensemble
 from trainables.models.mlp import by_running_statistics, head, several
 
 
@@ -19,7 +18,7 @@ class Config:
     Each layer's convolution keeps height and width, its pooling halves them; a remainder counts, so no picture is too
     small. `global_pool` is what the head sees of all places: their "mean", their "max", or with "none" each of them.
     Dropout acts after the head's first and third dense layer, as report 003 has it, or before its logits where
-    there is none. More than one of `members` makes an ensemble of such networks.
+    there is none.
     """
 
     channels: tuple[int, ...]
@@ -28,7 +27,6 @@ class Config:
     global_pool: str
     head: tuple[int, ...]
     dropout: float
-    members: int = 1
 
 
 def configure(params: Mapping[str, Any]) -> Config:
@@ -40,7 +38,6 @@ def configure(params: Mapping[str, Any]) -> Config:
         global_pool=params["global_pool"],
         head=tuple(params[f"head_{n}"] for n in range(1, params["head_layers"] + 1)),
         dropout=float(params["dropout"]),
-        members=params.get("members", 1),
     )
 
 
@@ -60,12 +57,6 @@ def features(params: Mapping[str, Any]) -> Picture:
 
 def build(config: Config, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
     """An untrained network for pictures `(batch, *input_shape)`, `input_shape` being `(channels, height, width)`."""
-    if config.members > 1:
-        return Ensemble([_member(config, input_shape, n_classes) for _ in range(config.members)])
-    return _member(config, input_shape, n_classes)
-
-
-def _member(config: Config, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
     channels, height, width = input_shape
     layers: list[nn.Module] = []
     for inputs, outputs in zip((channels, *config.channels), config.channels, strict=False):
