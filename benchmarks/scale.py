@@ -35,6 +35,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import psutil
+from meter import Meter
 from rich.console import Console
 
 import spaces
@@ -50,38 +51,6 @@ MARKS = (100, 500, 1_000, 2_000, 5_000, 10_000)
 WINDOW = 100  # trials over which a mean is taken
 REGRET_MARKS = (250, 500, 1_000, 1_500, 2_000)
 UNBOUNDED = 10**9
-
-
-class Meter:
-    """Processor seconds by part of the driver. Wrapped functions that call each other are counted once, inside out."""
-
-    def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
-        self._part, self._since = "rest", time.process_time()
-
-    def wrap(self, owner: object, *names: str, part: str) -> None:
-        """Counts what these methods of an object use as `part`."""
-        for name in names:
-            setattr(owner, name, self.counted(getattr(owner, name), part))
-
-    def counted(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
-        """The function, whose time counts as `part`."""
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            before = self.switch(part)
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.switch(before)
-
-        return call
-
-    def switch(self, part: str) -> str:
-        """Counts what follows as `part`; the part before."""
-        now, before = time.process_time(), self._part
-        self.seconds[before] += now - self._since
-        self._part, self._since = part, now
-        return before
 
 
 def metered(engine: Engine, view: View, meter: Meter) -> None:

@@ -11,13 +11,11 @@ between them.
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from time import process_time
-from typing import Any
 
 import torch
+from meter import Meter
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -31,36 +29,9 @@ from trainables.data import Part
 PARTS = ("batches", "augmentation", "forward", "backward", "optimiser", "scoring", "metrics")
 
 
-class Clock:
-    """Processor seconds by part. What one part calls of another counts as the inner one's."""
-
-    def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
-        self._part, self._since = "rest", process_time()
-
-    def timed(self, part: str | Callable[[], str], function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, whose time counts as `part`."""
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            before = self.switch(part if isinstance(part, str) else part())
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.switch(before)
-
-        return call
-
-    def switch(self, part: str) -> str:
-        """Counts what follows as `part`; the part before."""
-        now, before = process_time(), self._part
-        self.seconds[before] += now - self._since
-        self._part, self._since = part, now
-        return before
-
-
-def timed_part(clock: Clock, part: Part) -> Part:
-    """A split whose batches are timed."""
-    return replace(part, fetch=clock.timed("batches", part.fetch))
+def metered(meter: Meter, part: Part) -> Part:
+    """A split whose batches are counted."""
+    return replace(part, fetch=meter.counted(part.fetch, "batches"))
 
 
 def epochs(space: Space, config: DataConfig, n: int) -> tuple[int, Counter[str]]:
@@ -68,28 +39,27 @@ def epochs(space: Space, config: DataConfig, n: int) -> tuple[int, Counter[str]]
     trial = resolve(space, space.default, data=config, seed=0, max_epochs=n + 1, threads=1)
     torch.set_num_threads(1)
     inputs = data.trial_data(trial.data, trial.features, torch.device("cpu"))
-    clock = Clock()
-    run = loop._Run(trial, replace(inputs, parts={k: timed_part(clock, part) for k, part in inputs.parts.items()}))
+    meter = Meter()
+    run = loop._Run(trial, replace(inputs, parts={k: metered(meter, part) for k, part in inputs.parts.items()}))
     for module in (run.augment, run.mixup):
-        module.forward = clock.timed("augmentation", module.forward)
-    run.model.forward = clock.timed(lambda: "forward" if run.model.training else "scoring", run.model.forward)
-    run._step = clock.timed("backward", run._step)  # type: ignore[method-assign]
-    for name in ("step", "zero_grad"):
-        setattr(run.optimiser, name, clock.timed("optimiser", getattr(run.optimiser, name)))
-    run.loss = clock.timed("metrics", run.loss)
+        meter.wrap(module, "forward", part="augmentation")
+    meter.wrap(run.model, "forward", part=lambda: "forward" if run.model.training else "scoring")
+    meter.wrap(run, "_step", part="backward")
+    meter.wrap(run.optimiser, "step", "zero_grad", part="optimiser")
+    meter.wrap(run, "loss", part="metrics")
     clip, add = torch.nn.utils.clip_grad_norm_, loop._Outcome.add
-    torch.nn.utils.clip_grad_norm_ = clock.timed("optimiser", clip)
-    loop._Outcome.add = clock.timed("metrics", add)  # type: ignore[method-assign]
+    meter.wrap(torch.nn.utils, "clip_grad_norm_", part="optimiser")
+    meter.wrap(loop._Outcome, "add", part="metrics")
     try:
         run.epoch()
-        clock.switch("rest")
-        clock.seconds.clear()
+        meter.switch("rest")
+        meter.seconds.clear()
         for _ in range(n):
             run.epoch()
-        clock.switch("rest")
+        meter.switch("rest")
     finally:
         torch.nn.utils.clip_grad_norm_, loop._Outcome.add = clip, add  # type: ignore[method-assign]
-    return -(-len(inputs.parts["train"].labels) // trial.training.batch_size), clock.seconds
+    return -(-len(inputs.parts["train"].labels) // trial.training.batch_size), meter.seconds
 
 
 def main() -> None:
