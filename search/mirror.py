@@ -130,12 +130,7 @@ class Mirror:
     def row(self, row: dict[str, Any]) -> None:
         """Puts a row of the journal there. Waits for a store that cannot be reached."""
         name, line = f"{row['seq']:08d}.json", as_line(row)
-
-        def put() -> None:
-            self._check_mine()
-            (self.remote / ROWS).write(name, line)
-
-        self._patiently(put, "writing the journal")
+        self._change(lambda: (self.remote / ROWS).write(name, line), "writing the journal")
         self._apart += 1
         if self._apart >= _ROWS_KEPT_APART:
             self.gather()
@@ -143,19 +138,14 @@ class Mirror:
     def gather(self) -> None:
         """Makes lines of the journal of rows that lie apart."""
         self.push(*(name for name in JOURNALS if (self.local / name).exists()))
-
-        def tidy() -> None:
-            self._check_mine()
-            (self.remote / ROWS).clear()
-
-        self._patiently(tidy, "tidying the journal")
+        self._change((self.remote / ROWS).clear, "tidying the journal")
         self._apart = 0
 
     def push(self, *names: str) -> None:
         """Puts these files of the working copy there."""
         for name in names:
             content = (self.local / name).read_bytes()
-            self._patiently(lambda name=name, content=content: self._put(name, content), f"writing {name}")  # type: ignore[misc]
+            self._change(lambda name=name, content=content: self._put(name, content), f"writing {name}")  # type: ignore[misc]
 
     def push_all(self) -> None:
         """Puts everything there but checkpoints, which are there, and Ray's own words."""
@@ -178,7 +168,7 @@ class Mirror:
                 if name not in kept:
                     (place / name).clear()
 
-        self._patiently(tidy, "removing checkpoints")
+        self._change(tidy, "removing checkpoints")
 
     def fetch_weights(self, folder: Path) -> None:
         """Brings a trial's best weights here, if they are there; what is here may be older."""
@@ -224,8 +214,8 @@ class Mirror:
     def withdraw(self) -> None:
         """Removes there what a study that could not begin has written; nothing else that may lie there."""
         for name in ("study.json", "quarantine.csv", "repairs.csv", *JOURNALS):
-            self._patiently(lambda name=name: self.remote.remove(name), "taking the study back")  # type: ignore[misc]
-        self._patiently((self.remote / ROWS).clear, "taking the study back")
+            self._change(lambda name=name: self.remote.remove(name), "taking the study back")  # type: ignore[misc]
+        self._change((self.remote / ROWS).clear, "taking the study back")
 
     def _let_go(self) -> None:
         if self._holder().get("token") == self._token:
@@ -278,6 +268,15 @@ class Mirror:
 
     def _write(self, name: str, content: bytes) -> None:
         replace_file(self.local / name, lambda path: path.write_bytes(content))
+
+    def _change(self, action: Callable[[], Any], what: str) -> None:
+        """Does something to the store, with patience, unless another process has the study by now."""
+
+        def checked() -> None:
+            self._check_mine()
+            action()
+
+        self._patiently(checked, what)
 
     def _patiently(self, action: Callable[[], Any], what: str) -> Any:
         """Waits for the store, but not once more after it was waited for in vain or another process has the study."""

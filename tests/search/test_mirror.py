@@ -127,10 +127,11 @@ def test_who_was_cut_off_finds_that_another_has_the_study_and_changes_nothing(
     other.fetch_study()
     others = Journal(other.local, mirror=other)
     others.ended(0, "complete", None)
-    for step in (lambda: journal.started(1, params={}, baseline=None, origin="sampled", seed=1), first.gather):
+    for step in (first.gather, lambda: journal.started(1, params={}, baseline=None, origin="sampled", seed=1)):
         with pytest.raises(UserError, match="another took"):
             step()
     first.abandon()
+    assert not other.remote.has(TRIALS), "nothing was put there"
     assert other.remote.has("lock.json"), "it is not the first one's to take away"
     assert (other.remote / "rows").files() == [f"{n:08d}.json" for n in range(3)]
     assert json.loads((other.remote / "rows").read("00000002.json"))["event"] == "ended"
