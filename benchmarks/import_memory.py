@@ -138,13 +138,13 @@ def import_once(path: Path) -> None:
     print(json.dumps({**found, "reopen": time.perf_counter() - started}))
 
 
-def in_new_process(*arguments: str | Path, cache: Path | None = None) -> str:
-    """What this script prints when called with `arguments`.
+def in_new_process(*arguments: str | Path, cache: Path | None = None, script: str = __file__) -> str:
+    """What a script, by default this one, prints when called with `arguments`.
 
     Corpora too are written by such a process: on Linux a new one begins with the peak memory of its parent.
     """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "ETUDE_CACHE": str(cache)}
-    command = [sys.executable, __file__, *map(str, arguments)]
+    command = [sys.executable, script, *map(str, arguments)]
     return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
