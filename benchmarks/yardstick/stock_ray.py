@@ -1,6 +1,7 @@
 """Ray Tune as its documentation shows it: a function that loads its data and reports, OptunaSearch, ASHAScheduler."""
 
 import sys
+from functools import partial
 from typing import Any
 
 import optuna
@@ -9,6 +10,13 @@ from jobs import GRACE_EPOCHS, REDUCTION_FACTOR, Job
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
+
+
+def define(job: Job, trial: optuna.Trial) -> None:
+    """The space, by run; of the module, because Tune pickles it."""
+    from trials import space_of
+
+    space_of(job)(trial)
 
 
 def main() -> None:
@@ -21,11 +29,6 @@ def main() -> None:
         for report in train(job, job.number(config)):
             tune.report({"score": report.score})
 
-    def space(trial: optuna.Trial) -> None:
-        from trials import space_of
-
-        space_of(job)(trial)
-
     ray.init(address="local", num_cpus=job.slots)
     halving = ASHAScheduler(max_t=job.epochs, grace_period=GRACE_EPOCHS, reduction_factor=REDUCTION_FACTOR)
     tuner = tune.Tuner(
@@ -33,7 +36,7 @@ def main() -> None:
         tune_config=tune.TuneConfig(
             metric="score",
             mode="max",
-            search_alg=OptunaSearch(space, metric="score", mode="max", points_to_evaluate=job.points),
+            search_alg=OptunaSearch(partial(define, job), metric="score", mode="max", points_to_evaluate=job.points),
             scheduler=halving if job.stopping else None,
             num_samples=len(job.points),
         ),
