@@ -76,7 +76,10 @@ class TrialWorker(tune.Trainable):
             return _aborted(str(error))
         except SupersededError:
             raise  # nobody waits for this worker any more
-        except (MemoryError, torch.OutOfMemoryError) as error:
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()  # others share the GPU
+            return _failed(f"out of GPU memory: {_first_line(error)}", crowded=True)
+        except MemoryError as error:
             return _failed(f"out of memory: {_first_line(error)}")
         except Exception as error:
             return _failed(f"{type(error).__name__}: {_first_line(error)}")
@@ -167,8 +170,9 @@ def _aborted(reason: str) -> dict[str, Any]:
     return {"abort": reason, "node": ray.util.get_node_ip_address()}
 
 
-def _failed(reason: str) -> dict[str, Any]:
-    return {"lost": reason}
+def _failed(reason: str, *, crowded: bool = False) -> dict[str, Any]:
+    """A result that ends the trial; where a GPU was too `crowded`, a larger share of one may help."""
+    return {"lost": reason, "crowded": crowded}
 
 
 def _first_line(error: BaseException) -> str:

@@ -38,12 +38,14 @@ def run_trials(
     Where Tune gives up for another reason it is started again, as long as that gets the study on.
     """
     alone, in_vain = False, 0
+    gpus: dict[int, float] = {}
     while engine.to_start and not halted():
-        before = engine.journal.length
+        before = engine.journal.length, sum(gpus.values())
         trials, concurrency = (len(engine.running), 1) if alone else (engine.to_start, resources.concurrency)
         words = "it ran nothing"
         try:
-            _fit(engine, replace(resources, concurrency=concurrency), halted, trials, None if alone else machines)
+            link = _Link(engine, replace(resources, concurrency=concurrency), trials, gpus)
+            _fit(link, halted, None if alone else machines)
             alone = False
         except _OutOfMemoryError as error:
             running = engine.requeue()
@@ -55,7 +57,7 @@ def run_trials(
             log.warning("Ray Tune gave up", exc_info=error)
             words = str(error)
         alone = bool(engine.requeue()) and alone
-        in_vain = 0 if engine.journal.length > before else in_vain + 1
+        in_vain = in_vain + 1 if (engine.journal.length, sum(gpus.values())) == before else 0
         if in_vain > WORKER_RETRIES and not halted():
             raise UserError(
                 f"Ray must run the study's trials, but gave up {in_vain} times in a row ({words}). The study's folder "
@@ -71,16 +73,14 @@ class _OutOfMemoryError(Exception):
     """Ray's memory monitor ended the search."""
 
 
-def _fit(
-    engine: Engine, resources: Resources, halted: Callable[[], bool], trials: int, machines: Machines | None
-) -> None:
-    """One run of Tune over at most `trials` trials."""
-    link = _Link(engine, resources.memory_bytes, trials)
+def _fit(link: "_Link", halted: Callable[[], bool], machines: Machines | None) -> None:
+    """One run of Tune over the trials that the link has left."""
+    resources, trials = link.resources, link.left
     # Tune insists on a place for its own records, which nobody reads; what a killed run left there goes first.
-    scratch = engine.journal.directory.absolute() / ".tune"
+    scratch = link.engine.journal.directory.absolute() / ".tune"
     shutil.rmtree(scratch, ignore_errors=True)
     tuner = tune.Tuner(
-        tune.with_resources(TrialWorker, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
+        tune.with_resources(TrialWorker, lambda config: _bundle(resources.cpus_per_trial, config["gpus"])),
         tune_config=tune.TuneConfig(
             search_alg=_Asking(link, machines.room if machines else lambda: resources.concurrency),
             scheduler=_Deciding(link),
@@ -110,6 +110,11 @@ def _fit(
         raise link.abort
 
 
+def _bundle(cpus: int, gpus: float) -> tune.PlacementGroupFactory:
+    """What a trial takes, as Tune wants it."""
+    return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpus}])
+
+
 def _reason(error: Exception) -> Exception:
     """Why Tune ended the search; it wraps most errors in one of its own, some only as text."""
     words = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
@@ -133,11 +138,11 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
 class _Link:
     """Between Tune's trial ids and the engine's trials. An error here must stop the search, not be lost in it.
 
-    `left` is how many trials may still be started.
+    `left` is how many trials may still be started; `gpus` what those take that did not fit in a trial's share of one.
     """
 
-    def __init__(self, engine: Engine, memory_bytes: int | None, left: int) -> None:
-        self.engine, self.memory_bytes, self.left = engine, memory_bytes, left
+    def __init__(self, engine: Engine, resources: Resources, left: int, gpus: dict[int, float]) -> None:
+        self.engine, self.resources, self.left, self.gpus = engine, resources, left, gpus
         self.mark = mark(engine.journal.directory)
         self.numbers: dict[str, int] = {}
         self.deaths, self.losses = Counter[int](), Counter[int]()
@@ -164,7 +169,8 @@ class _Link:
             "folder": str(self.engine.journal.folder(trial.number).absolute()),
             "remote": self.engine.journal.checkpoint_address(trial.number),
             "reported": trial.epoch,
-            "memory_bytes": self.memory_bytes,
+            "memory_bytes": self.resources.memory_bytes,
+            "gpus": self.gpus.get(trial.number, self.resources.gpus_per_trial),
         }
 
     def decide(self, trial_id: str, result: dict[str, Any]) -> Decision:
@@ -178,6 +184,8 @@ class _Link:
                     f"--resume."
                 )
             if "lost" in result:
+                if result["crowded"] and self._enlarge(number):
+                    return Decision.STOP
                 self.engine.fail(number, result["lost"])
                 return Decision.FAIL
             before = self.engine.trials[number].epoch
@@ -189,6 +197,17 @@ class _Link:
         except Exception as error:
             self.abort = error
             return Decision.STOP
+
+    def _enlarge(self, number: int) -> bool:
+        """Has a trial that found too little of a shared GPU's memory go on with twice the share; False with a whole."""
+        share = self.gpus.get(number, self.resources.gpus_per_trial)
+        if share >= 1:
+            return False
+        self.gpus[number] = min(1.0, 2 * share)
+        log.warning("Trial %s ran out of GPU memory; it goes on with %g of a GPU", number, self.gpus[number])
+        self.engine.put_back(number)
+        self.left += 1
+        return True
 
     def lost(self, trial_id: str, words: str) -> int:
         """Takes in why Ray says that a worker was lost; what Tune is to count as failures since the last epoch.

@@ -1,6 +1,7 @@
 """A small network that fails on purpose, once or always, when its second epoch begins.
 
-`fault` is one of none, nan, error, kill, memory; a `marker` file makes it happen once.
+`fault` is one of none, nan, error, kill, memory, crowded (does not fit in less than a whole GPU),
+huge (fits in none); a `marker` file makes it happen once.
 """
 
 import os
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from torch import Tensor, nn
 
@@ -79,6 +81,10 @@ class Faulty(nn.Module):
             return logits * float("nan")
         if self.config.fault == "error":
             raise ValueError("the network does not like\nthis at all")
+        if self.config.fault == "crowded" and ray.get_runtime_context().get_assigned_resources()["GPU"] < 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        if self.config.fault == "huge":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 90.00 GiB.")
         if self.config.fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.config.fault == "memory":

@@ -108,7 +108,7 @@ def test_a_worker_that_always_dies_fails_its_trial_only(tmp_path: Path, spec: Ca
 def test_a_worker_whose_trial_another_took_up_does_nothing_more(tmp_path: Path, spec: Callable[..., StudySpec]) -> None:
     """As when a machine was cut off, and the call for the next epoch reaches it when its link is mended."""
     engine = Engine(spec(family.space(0.0, tmp_path / "trace"), trials=1), Journal(tmp_path))
-    config = _Link(engine, 10**10, left=1).suggest("a")
+    config = _Link(engine, dataclasses.replace(ONE, memory_bytes=10**10), 1, {}).suggest("a")
     first, second = (ray.remote(TrialWorker).remote(config) for _ in range(2))
     assert ray.get(first.train.remote(), timeout=LIMIT_SECONDS)["epoch"] == 1
     assert ray.get(second.train.remote(), timeout=LIMIT_SECONDS)["epoch"] == 1

@@ -7,6 +7,7 @@ import pytest
 
 from search.engine import Decision, Engine, State
 from search.records import Journal
+from search.slots import Resources
 from search.study import StudySpec
 from search.tuning import NODE_RETRIES, WORKER_RETRIES, _Link
 from trainables.errors import UserError
@@ -20,7 +21,7 @@ AWAY = "The actor is temporarily unavailable: RpcError"
 def link(tmp_path: Path, make_spec: Callable[..., StudySpec]) -> _Link:
     """A study whose first trial runs as Tune's trial "a"."""
     engine = Engine(make_spec(), Journal(tmp_path))
-    found = _Link(engine, None, left=1)
+    found = _Link(engine, Resources(1, 0.0, 1), 1, {})
     trial = engine.next_trial()
     assert trial is not None
     found.numbers["a"], found.left = trial.number, 0
