@@ -3,11 +3,12 @@
 import contextlib
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -27,7 +28,7 @@ from trainables import corpora, data, loop
 from trainables.config import TrialConfig
 from trainables.data import Part, TrialData
 from trainables.errors import UserError
-from trainables.footprint import Footprint, footprint
+from trainables.footprint import Footprint, count_parameters, footprint
 
 # A checkpoint holds the weights, two moments per weight with Adam, and the best weights again.
 _CHECKPOINT_BYTES_PER_PARAMETER = 16
@@ -37,6 +38,7 @@ _TIMED_BYTES = 2**29
 _SPARE_BYTES = 200_000_000
 
 _RANDOM_POINTS = 6
+T = TypeVar("T")
 _LEFT: dict[str, Any] = {"title_justify": "left", "title_style": "bold"}
 
 
@@ -95,7 +97,8 @@ def plan(spec: StudySpec, corpus: Corpus, given: Options, directory: Path) -> di
         "epoch_seconds": seconds / epochs,
         "estimated_seconds": seconds / slots,
         "budget_epochs": int(given.budget * slots * epochs / seconds) if given.budget and seconds else None,
-        "disk_bytes": corpora.corpus_disk_needed(spec.data.corpus) + checkpoint_bytes(spec, corpus, slots),
+        "disk_bytes": corpora.corpus_disk_needed(spec.data.corpus)
+        + checkpoint_bytes(spec, most_parameters(spec, corpus), slots),
         "disk_free_bytes": shutil.disk_usage(_existing(directory)).free,
         "memory_bytes": slots * max(row["memory_bytes"] for row in measured.values() if row["fits"] or not sampled),
         "memory_share_bytes": share,
@@ -244,9 +247,13 @@ def excerpts_per_clip(config: TrialConfig, corpus: Corpus) -> int:
 
 def _footprint(config: TrialConfig, corpus: Corpus) -> Footprint:
     """A configuration's footprint; raises UserError where its network cannot be built as asked."""
+    return _of_network(footprint, config, corpus)
+
+
+def _of_network(what: Callable[[TrialConfig, tuple[int, ...], int], T], config: TrialConfig, corpus: Corpus) -> T:
     shape = _shape(config, corpus)
     try:
-        return footprint(config, shape, len(corpus.split.classes))
+        return what(config, shape, len(corpus.split.classes))
     except (RuntimeError, ValueError, ZeroDivisionError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(
@@ -305,17 +312,22 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
-def checkpoint_bytes(spec: StudySpec, corpus: Corpus, slots: int) -> int:
-    """What the checkpoints of live and top trials take at most, if all were of the largest model."""
+def most_parameters(spec: StudySpec, corpus: Corpus) -> int:
+    """The weights of the study's largest model."""
     points: list[tuple[Params, str | None]] = [(dict(b.params), b.name) for b in spec.baselines]
     if not spec.only:
         points.append((spec.space.corner(high=True), None))
     sizes = [0]
     for params, baseline in points:
         with contextlib.suppress(UserError):  # a network that cannot be built leaves no checkpoint
-            sizes.append(_footprint(spec.config(params, baseline, spec.seed), corpus).parameters)
+            sizes.append(_of_network(count_parameters, spec.config(params, baseline, spec.seed), corpus))
+    return max(sizes)
+
+
+def checkpoint_bytes(spec: StudySpec, parameters: int, slots: int) -> int:
+    """What the checkpoints of live and top trials take at most, if all were of a model of so many `parameters`."""
     kept = min(spec.trials, slots + KEPT_TRIALS + len(spec.baselines))
-    return kept * max(sizes) * _CHECKPOINT_BYTES_PER_PARAMETER
+    return kept * parameters * _CHECKPOINT_BYTES_PER_PARAMETER
 
 
 def check_disk(folder: Path, needed_bytes: int) -> None:

@@ -8,12 +8,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from search.engine import Engine
 from search.mirror import Mirror, address_of, mirror_of
@@ -26,6 +27,7 @@ from spaces.domains import Params
 from trainables.errors import UserError
 from trainables.files import read_json, write_json
 
+T = TypeVar("T")
 # What a resumed session takes over from the one before, where the command line leaves it out.
 KEPT = ("budget", "concurrency", "gpus_per_trial", "address")
 
@@ -177,27 +179,36 @@ def _compute_descriptors(spec: StudySpec, corpus: Corpus, terminal: Terminal) ->
 
 
 @contextlib.contextmanager
-def running_ray(address: str | None, log_file: Path, terminal: Terminal) -> Iterator[None]:
+def running_ray(address: str | None, log_file: Path, terminal: Terminal, meanwhile: Callable[[], T]) -> Iterator[T]:
     """A running Ray, whose own words go to a file; starting it, which takes seconds, is shown.
 
-    For all but the first of several studies it runs already.
+    What is yielded is that of `meanwhile`, which is called while Ray starts: that is waiting for its processes. For all
+    but the first of several studies it runs already.
     """
     address = None if address == HERE else address
     with quiet(log_file), contextlib.ExitStack() as stack:
         ray = sys.modules.get("ray")
         begun = ray is not None and ray.is_initialized()
         words = "Starting Ray …" if not address else f"Joining Ray at {address} …"
-        with contextlib.nullcontext() if begun else terminal.busy(words):
+        with contextlib.nullcontext() if begun else terminal.busy(words), ThreadPoolExecutor(1) as other:
             from search.cluster import cluster
 
-            # Starting Ray is waiting for its processes; Torch and Tune take as long to import.
-            importing = threading.Thread(target=importlib.import_module, args=("search.tuning",))
-            importing.start()
-            try:
-                stack.enter_context(cluster(address))
-            finally:
-                importing.join()
-        yield
+            found = other.submit(meanwhile)
+            stack.enter_context(cluster(address))
+        yield found.result()
+
+
+def import_tuning() -> None:
+    """Imports Torch and Tune, which takes seconds."""
+    importlib.import_module("search.tuning")
+
+
+def _prepare(spec: StudySpec, corpus: Corpus) -> int:
+    """Imports what the search needs; the weights of its largest model."""
+    import_tuning()
+    from search.preflight import most_parameters
+
+    return most_parameters(spec, corpus)
 
 
 def _search(
@@ -208,7 +219,8 @@ def _search(
         from search.preflight import check_fits
 
         check_fits(spec, corpus)
-    with running_ray(given.address, directory / "logs" / "search.log", terminal):
+    log_file = directory / "logs" / "search.log"
+    with running_ray(given.address, log_file, terminal, partial(_prepare, spec, corpus)) as parameters:
         from search.machines import Machines
         from search.preflight import check_disk, checkpoint_bytes
         from search.tuning import run_trials
@@ -226,7 +238,7 @@ def _search(
         with watched(partial(_leave, terminal, engine, resume)):
             resources = machines.resources()
             machines.say = view.note
-            check_disk(directory, checkpoint_bytes(spec, corpus, resources.concurrency))
+            check_disk(directory, checkpoint_bytes(spec, parameters, resources.concurrency))
             # Only now: Ray sets a handler for termination of its own when it starts.
             with view.shown(), halt.on_signals(view, resume):
                 run_trials(engine, resources, halt, machines)

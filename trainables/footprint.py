@@ -59,9 +59,7 @@ def footprint(config: TrialConfig, input_shape: tuple[int, ...], n_classes: int)
 
     Raises whatever Torch raises where the network cannot be built or run on such inputs.
     """
-    plain = without_initial_weights(config).model
-    with _META, torch.random.fork_rng(devices=[]):
-        model: nn.Module = network(config.network).build(plain, input_shape, n_classes)
+    model = _built(config, input_shape, n_classes)
     for module in model.modules():
         if isinstance(module, nn.RNNBase):
             module.forward = stand_in(module)
@@ -79,6 +77,18 @@ def footprint(config: TrialConfig, input_shape: tuple[int, ...], n_classes: int)
     resumed = _FLOAT_BYTES * (3 * parameters + 2 * moments)
     training = held + max(step, scoring) + _KERNEL_BYTES
     return Footprint(parameters, trainable, max(training, resumed), step // config.training.batch_size)
+
+
+def count_parameters(config: TrialConfig, input_shape: tuple[int, ...], n_classes: int) -> int:
+    """The weights of a configuration's network alone, for which no step need be played; raises as `footprint` does."""
+    return sum(weight.numel() for weight in _built(config, input_shape, n_classes).parameters())
+
+
+def _built(config: TrialConfig, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
+    plain = without_initial_weights(config).model
+    with _META, torch.random.fork_rng(devices=[]):
+        model: nn.Module = network(config.network).build(plain, input_shape, n_classes)
+    return model
 
 
 def _block_bytes(size: int) -> int:

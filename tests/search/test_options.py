@@ -426,7 +426,7 @@ def test_a_network_that_cannot_be_built_is_refused_before_anything_starts(settle
     found = preflight._measure(spec.config(dict(spec.baselines[0].params), "cnn1d-small", 0), corpus, 10**10)
     assert (found["fits"], found["memory_bytes"]) == (False, 0)
     assert "cannot be built" in found["impossible"]
-    assert preflight.checkpoint_bytes(searched, corpus, 1) >= 0
+    assert preflight.most_parameters(searched, corpus) >= 0
 
 
 def test_split_fix_and_weights_are_checked_and_kept(settle: Settle, tmp_path: Path) -> None:
