@@ -22,24 +22,15 @@ class Size:
     trials: int = 64
 
 
-_ALL = ("early_end=off",)
-# Seconds of a core that one trial takes, on average over the list, on an EPYC core at about 3 GHz with the demo corpus.
+_ALL = ("early_end=off", "seconds=1")
+_BLSTM = (*_ALL, "frame_ms=30..60", "width_1=32..96", "width_2=32..96", "layers=1,2")
+_CNN1D = (*_ALL, "resample_hz=4000", "first_stride=2,4", *(f"channels_{layer}=8..32" for layer in range(1, 6)))
+_MLP = (*_ALL, "input=waveform", "hidden_1=256..1024", "batch_size=16,32")
+# With the demo corpus a trial takes about one second of a core, two to three, and ten or more.
 SIZES = {
-    "blstm": {
-        "small": Size((*_ALL, "seconds=1", "frame_ms=30..60", "width_1=32..96", "width_2=32..96", "layers=1,2"), 2),
-        "medium": Size((*_ALL, "seconds=1", "frame_ms=10..20", "layers=2,3", "batch_size=16,32"), 2),
-        "large": Size((*_ALL, "seconds=1", "frame_ms=10..20", "layers=2,3", "batch_size=16,32"), 6, 16),
-    },
-    "cnn1d": {
-        "small": Size((*_ALL, "seconds=1", "resample_hz=2000,4000"), 2),
-        "medium": Size((*_ALL, "seconds=1", "resample_hz=4000,8000"), 4),
-        "large": Size((*_ALL, "seconds=1", "resample_hz=4000,8000"), 12, 16),
-    },
-    "mlp": {
-        "small": Size((*_ALL, "input=features", "hidden_1=256..1024", "batch_size=16,32"), 8),
-        "medium": Size((*_ALL, "input=waveform", "seconds=1", "hidden_1=256..1024", "batch_size=16,32"), 4),
-        "large": Size((*_ALL, "input=waveform", "seconds=1", "hidden_1=256..1024", "batch_size=16,32"), 12, 16),
-    },
+    "blstm": {"small": Size(_BLSTM, 3), "medium": Size(_BLSTM, 7), "large": Size(_BLSTM, 30, 16)},
+    "cnn1d": {"small": Size(_CNN1D, 4), "medium": Size(_CNN1D, 10), "large": Size(_CNN1D, 44, 16)},
+    "mlp": {"small": Size(_MLP, 3), "medium": Size(_MLP, 7), "large": Size(_MLP, 30, 16)},
 }
 
 
