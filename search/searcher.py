@@ -8,7 +8,6 @@ import bisect
 import copy
 import warnings
 from collections.abc import Container, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import optuna
@@ -50,9 +49,7 @@ class Sampler:
             self._study.enqueue_trial(self._space.nearest(fixed))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._study.sampler = optuna.samplers.TPESampler(
-                seed=derived_seed(self._seed, number), multivariate=True, group=True, constant_liar=True
-            )
+            self._study.sampler = optuna.samplers.TPESampler(seed=derived_seed(self._seed, number), constant_liar=True)
         trial = self._study.ask()
         assert trial.number == number, f"trial {number} must follow trial {trial.number - 1}"
         self._running[number] = trial
@@ -83,7 +80,7 @@ class Sampler:
 class Memory(optuna.storages.InMemoryStorage):
     """Optuna's trials of one study in memory, of which the sampler of a long one sees a bounded number.
 
-    TPE goes through all trials that it is shown, once for each group of parameters, at every proposal. Shown are those
+    TPE goes through all trials that it is shown, once for each parameter, at every proposal. Shown are those
     that run and, of those that ended with a value, the `best` (as TPE ranks them: full length first, then those that
     came farthest) and the `remembered - best` with the highest numbers of the others. That depends on what was told
     and not on the order of telling. Up to `remembered` it is all of them. What is never shown again keeps its state
@@ -126,12 +123,6 @@ class Memory(optuna.storages.InMemoryStorage):
         """As the base class does; equal distributions of all trials are one object."""
         shared = self._distributions.setdefault((param_name, distribution), distribution)
         super().set_trial_param(trial_id, param_name, param_value_internal, shared)
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Nothing: TPE would note its proposals for parameters that turned out not to apply, and shun them.
-
-        It takes the note of a trial that runs as if it were part of its settings; a resumed study could not know it.
-        """
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
