@@ -40,7 +40,9 @@ class PlainSampler:
             self.study.enqueue_trial(fixed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self.study.sampler = optuna.samplers.TPESampler(seed=derived_seed(self.seed, number), constant_liar=True)
+            self.study.sampler = optuna.samplers.TPESampler(
+                seed=derived_seed(self.seed, number), multivariate=False, constant_liar=True
+            )
         trial = self.study.ask()
         return trial, self.space(trial)
 
