@@ -1,5 +1,7 @@
 """What Optuna is told, and that a sampler told the same history goes on in the same way."""
 
+from statistics import mean
+
 import pytest
 from optuna.trial import TrialState
 
@@ -65,10 +67,13 @@ def test_a_sampler_told_the_history_goes_on_as_if_nothing_had_happened() -> None
 
 
 def test_it_learns_from_what_it_is_told() -> None:
-    asked = run(Sampler(SPACE, 0), range(60))
-    early = [abs(float(p["x"]) - 0.7) for p in asked[:10]]  # type: ignore[arg-type]
-    late = [abs(float(p["x"]) - 0.7) for p in asked[-20:]]  # type: ignore[arg-type]
-    assert sum(late) / 20 < 0.5 * sum(early) / 10
+    """The last 20 of 60 proposals lie much nearer to the best point than the first ten, which are random."""
+    early, late = [], []
+    for seed in range(4):
+        distances = [abs(float(params["x"]) - 0.7) for params in run(Sampler(SPACE, seed), range(60))]  # type: ignore[arg-type]
+        early += distances[:10]
+        late += distances[-20:]
+    assert mean(late) < 0.6 * mean(early)
 
 
 def test_params_given_are_those_taken() -> None:
