@@ -162,6 +162,14 @@ def test_the_split_follows_the_seed_of_the_configuration(corpus_config: DataConf
     assert len(tuned) > 1
 
 
+def test_the_corpus_is_looked_through_once_for_all_trials(
+    corpus_config: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = data.load(corpus_config)
+    monkeypatch.setattr(corpora, "open_corpus", None)
+    assert data.load(replace(corpus_config)) is first
+
+
 def test_a_corpus_that_changed_is_refused(corpus_config: DataConfig) -> None:
     with pytest.raises(UserError, match=r"has changed since it began .*was ffffffffffff\)"):
         data.load(replace(corpus_config, digest="f" * 64))

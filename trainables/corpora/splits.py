@@ -5,7 +5,7 @@ A group is what must stay together: an instrument, an artist, a speaker; in a co
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -95,7 +95,7 @@ def split(clips: pd.DataFrame, *, task: str, how: str, keep_synth_lead: bool, se
 
     train = np.flatnonzero(parts == "train")
     held_out, alone = _held_out(groups[train], names[train], seed)
-    tuned = np.isin(groups[train], list(held_out))
+    tuned = _among(groups[train], held_out)
     rows = {
         "train": train[~tuned],
         "tune": train[tuned],
@@ -197,9 +197,14 @@ def _leaks(rows: dict[str, Rows], groups: Texts, digests: Texts | None) -> Itera
             )
     if digests is not None:
         for name, known in (("tune", rows["train"]), ("valid", fitted), ("test", fitted)):
-            if twins := int(np.isin(digests[rows[name]], digests[known]).sum()):
+            if twins := int(_among(digests[rows[name]], set(digests[known])).sum()):
                 found = counted(twins, f"recording of {name} is", f"recordings of {name} are")
                 yield f"Warning: {found} identical to training recordings."
+
+
+def _among(words: Texts, known: Container[str]) -> npt.NDArray[np.bool_]:
+    """Which of the words are among those known; `np.isin` compares each with each."""
+    return np.fromiter((word in known for word in words), dtype=np.bool_, count=len(words))
 
 
 @dataclass(frozen=True)
