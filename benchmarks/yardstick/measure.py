@@ -104,6 +104,7 @@ def run(script: Path, arguments: list[str], environment: dict[str, str], log: Pa
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             env={**os.environ, **environment, _MARK: mark},
+            cwd=log.parent,  # Syne Tune leaves files where it is started
             start_new_session=True,
         )
         peak, most, memory_next, ended = 0, 0, 0.0, None

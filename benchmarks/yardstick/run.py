@@ -139,7 +139,7 @@ def one_run(job: Job, turn: Turn, given: argparse.Namespace) -> dict[str, object
     own = replace(job, slots=turn.slots, folder=str(folder))
     own.write()
     environment = {
-        "PYTHONPATH": str(HERE),
+        "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parents[1]}",
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "RAY_TMPDIR": str(folder),
