@@ -199,9 +199,9 @@ class _Link:
             return Decision.STOP
 
     def _enlarge(self, number: int) -> bool:
-        """Has a trial that found too little of a shared GPU's memory go on with twice the share; False with a whole."""
+        """Has a trial that ran out of a shared GPU's memory go on with twice the share; False where none is shared."""
         share = self.gpus.get(number, self.resources.gpus_per_trial)
-        if share >= 1:
+        if not 0 < share < 1:
             return False
         self.gpus[number] = min(1.0, 2 * share)
         log.warning("Trial %s ran out of GPU memory; it goes on with %g of a GPU", number, self.gpus[number])

@@ -79,8 +79,7 @@ class Examples:
     starts: Rows
 
 
-@lru_cache(maxsize=1)
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def load(data: DataConfig) -> Dataset:
     """The corpus that a configuration names; raises UserError where its content is another by now.
 
