@@ -42,7 +42,9 @@ def search(address: str, corpus: Path, cache: Path, *options: str) -> "subproces
 
 
 _WATCH = """
-import json, select, sys, time, ray
+import json, os, select, sys, ray
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # Ray tells of unmet requests on standard output, whatever log_to_driver says
 ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR")
 shapes = set()
 while True:
@@ -50,10 +52,10 @@ while True:
     shapes.add(json.dumps(sorted([int(node.get("CPU", 0)), int(node.get("GPU", 0))] for node in up)))
     asked = select.select([sys.stdin], [], [], 0.5)[0]
     if asked and (word := sys.stdin.readline()) == "now\\n":
-        print(json.dumps(len(up)), flush=True)
+        print(json.dumps(len(up)), file=answers, flush=True)
     elif asked:
         break
-print(json.dumps(sorted(shapes)), flush=True)
+print(json.dumps(sorted(shapes)), file=answers, flush=True)
 """
 
 
@@ -80,7 +82,7 @@ class Watch:
         """Which sets of machines, as cores and GPUs, were up at a time."""
         try:
             said = self._process.communicate(timeout=60)[0]
-            return [json.loads(shape) for shape in json.loads(said.splitlines()[-1])]
+            return [json.loads(shape) for shape in json.loads(said)]
         finally:
             self._process.kill()
             self._process.wait(timeout=30)
