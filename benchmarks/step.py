@@ -1,11 +1,11 @@
 """Where the time of an epoch goes, per family, as a table in Markdown.
 
-python benchmarks/step.py [--data demo] [--families lstm,blstm,…] [--epochs 3]
+python benchmarks/step.py [--data demo] [--families lstm,blstm,…] [--epochs 3] [--fix picture_size=64 …]
 
-The default point of each family trains for some epochs after one to warm up, one thread, no Ray. Processor time, by
-part: `batches` (gathering examples or computing them), `augmentation`, `forward`, `backward`, `optimiser` (with
-clipping of gradients), `scoring` (the forward passes over tune), `metrics` (losses and counts). The rest is Python
-between them.
+The default point of each family, moved to what is fixed, trains for some epochs after one to warm up, one thread, no
+Ray. Processor time, by part: `batches` (gathering examples or computing them), `augmentation`, `forward`, `backward`,
+`optimiser` (with clipping of gradients), `scoring` (the forward passes over tune), `metrics` (losses and counts). The
+rest is Python between them. Networks that are made to be pretrained train from random weights, nothing frozen.
 """
 
 import argparse
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--data", default="demo")
     parser.add_argument("--families", default=",".join(spaces.names()))
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--fix", action="append", default=[])
     given = parser.parse_args()
     named = corpora.absolute(given.data)
     store = corpora.open_corpus(named)
@@ -76,6 +77,7 @@ def main() -> None:
     print(f"|---|{'--:|' * (len(PARTS) + 3)}")
     for name in given.families.split(","):
         space = adapt.fitted(spaces.load(name), store.clip_seconds)
+        space = adapt.fixed(adapt.weighted(space, "none" if space.network == "pretrained" else ""), given.fix)
         steps, seconds = epochs(space, config, given.epochs)
         whole = sum(seconds.values())
         shares = " | ".join(f"{100 * seconds[part] / whole:.1f}" for part in (*PARTS, "rest"))

@@ -1,0 +1,122 @@
+"""Does a lead hold on other instruments? Models of finished studies trained again on other splits of their corpus.
+
+python benchmarks/resplit.py STUDY [STUDY …] [--splits 12] [--processes 2]
+
+A test split of twenty instruments (artists, speakers) cannot tell models apart that differ by a few hundredths. Here
+each chosen model and each published recipe is trained as in its study on random splits by group, each with its own
+seed, and is scored on valid and test together, which no training looks at. A row per model: mean and standard
+deviation over the splits of the balanced accuracy. Then by how much each chosen model leads each published recipe,
+with a 95 % interval that resamples splits and groups within classes (Owen 2007, arXiv:0712.1111): once over all groups,
+once over those alone that the study trained on, which had no say in any choice of settings.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from analysis.load import Model, load_studies
+from trainables import data, loop
+from trainables.config import TrialConfig
+from trainables.evaluate import predict
+from trainables.files import WEIGHTS
+
+_RESAMPLES = 2000
+
+
+def held_out(model: Model, number: int) -> pd.DataFrame:
+    """A row per held-out clip of one random split: `name`, `group`, `true`, and whether it is `right`."""
+    config = TrialConfig.from_json(dict(model.config["config"]))
+    own = replace(config, seed=1000 + number, data=replace(config.data, split="random", split_seed=number))
+    inputs = data.trial_data(own.data, own.features, data.choose_device())
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in loop.train(own, inputs, Path(folder)):
+            pass
+        table = predict(own, Path(folder) / WEIGHTS, ("valid", "test"))
+    table["right"] = (table["predicted"] == table["true"]).astype(float)
+    return table[["name", "group", "true", "right"]].sort_values("name").assign(split=number)
+
+
+def balanced(rows: pd.DataFrame) -> float:
+    """The mean over classes of the share that is right."""
+    return float(rows.groupby("true")["right"].mean().mean())
+
+
+def lead(one: pd.DataFrame, other: pd.DataFrame) -> str:
+    """The mean difference of two models on the same splits and its 95 % interval."""
+    gain = one["right"].to_numpy() - other["right"].to_numpy()
+    classes, groups, splits = (pd.factorize(one[column])[0] for column in ("true", "group", "split"))
+
+    def difference(weights: npt.NDArray[np.float64]) -> float:
+        sums, counts = np.bincount(classes, weights=weights * gain), np.bincount(classes, weights=weights)
+        return float((sums[counts > 0] / counts[counts > 0]).mean())
+
+    drawn = [difference(weights) for weights in _weights(classes, groups, splits)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return f"{difference(np.ones(len(gain))):+.3f} ({low:+.3f} … {high:+.3f})"
+
+
+def _weights(
+    classes: npt.NDArray[np.intp], groups: npt.NDArray[np.intp], splits: npt.NDArray[np.intp]
+) -> Iterator[npt.NDArray[np.float64]]:
+    """How often each row counts when splits, and groups within classes, are drawn with replacement."""
+    rng = np.random.default_rng(0)
+    members = pd.DataFrame({"group": groups, "class": classes}).drop_duplicates("group").groupby("class")["group"]
+    by_class = [part.to_numpy() for _, part in members]
+    for _ in range(_RESAMPLES):
+        drawn = np.concatenate([rng.choice(part, len(part)) for part in by_class])
+        of_group = np.bincount(drawn, minlength=groups.max() + 1)
+        of_split = np.bincount(rng.integers(splits.max() + 1, size=splits.max() + 1), minlength=splits.max() + 1)
+        yield (of_group[groups] * of_split[splits]).astype(float)
+
+
+def main() -> None:
+    """Prints a row as soon as it is known, and the leads at the end."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="+")
+    parser.add_argument("--splits", type=int, default=12)
+    parser.add_argument("--processes", type=int, default=2)
+    given = parser.parse_args()
+    models = load_studies(*given.studies).models
+    found: dict[str, pd.DataFrame] = {}
+    print("| model | splits | held out | of each |\n|---|--:|--:|---|", flush=True)
+    with ProcessPoolExecutor(given.processes, mp_context=get_context("spawn")) as pool:
+        tables = {
+            model.name: [pool.submit(held_out, model, number) for number in range(given.splits)] for model in models
+        }
+        for name, futures in tables.items():
+            parts = [future.result() for future in futures]
+            each = [balanced(part) for part in parts]
+            cells = ", ".join(f"{value:.3f}" for value in each)
+            print(
+                f"| {name} | {given.splits} | {np.mean(each):.3f} ± {np.std(each, ddof=1):.3f} | {cells} |", flush=True
+            )
+            found[name] = pd.concat(parts, ignore_index=True)
+    chosen = [model for model in models if model.baseline is None]
+    for words, own in (("all groups", False), ("groups that the study trained on", True)):
+        print(f"\n| {words}, against | {' | '.join(model.name for model in chosen)} |\n|---|{'--:|' * len(chosen)}")
+        for recipe in (model for model in models if model.baseline is not None):
+            cells = " | ".join(lead(*(_part(found[m.name], m, own) for m in (best, recipe))) for best in chosen)
+            print(f"| {recipe.name} | {cells} |")
+
+
+def _part(table: pd.DataFrame, model: Model, own: bool) -> pd.DataFrame:
+    """The rows of the groups that the model's study trained on, or all."""
+    if not own:
+        return table
+    dataset = data.load(TrialConfig.from_json(dict(model.config["config"])).data)
+    return table[table["group"].isin(set(dataset.split.groups[dataset.rows("train")]))]
+
+
+if __name__ == "__main__":
+    main()
