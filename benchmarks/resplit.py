@@ -22,12 +22,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from rich.console import Console
+from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from analysis.load import Model, load_studies
 from trainables import data, loop
-from trainables.config import TrialConfig
+from trainables.config import DataConfig, TrialConfig
+from trainables.errors import UserError
 from trainables.evaluate import predict
 from trainables.files import WEIGHTS
 
@@ -87,21 +90,13 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=12)
     parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args()
-    models = load_studies(*given.studies).models
-    found: dict[str, pd.DataFrame] = {}
-    print("| model | splits | held out | of each |\n|---|--:|--:|---|", flush=True)
-    with ProcessPoolExecutor(given.processes, mp_context=get_context("spawn")) as pool:
-        tables = {
-            model.name: [pool.submit(held_out, model, number) for number in range(given.splits)] for model in models
-        }
-        for name, futures in tables.items():
-            parts = [future.result() for future in futures]
-            each = [balanced(part) for part in parts]
-            cells = ", ".join(f"{value:.3f}" for value in each)
-            print(
-                f"| {name} | {given.splits} | {np.mean(each):.3f} ± {np.std(each, ddof=1):.3f} | {cells} |", flush=True
-            )
-            found[name] = pd.concat(parts, ignore_index=True)
+    try:
+        models = load_studies(*given.studies).models
+        if len({_data(model).digest for model in models}) > 1:
+            raise UserError("All studies must be of one corpus, and these are not.")
+        found = _trained(models, given.splits, given.processes)
+    except UserError as error:
+        raise SystemExit(str(error)) from None
     chosen = [model for model in models if model.baseline is None]
     for words, own in (("all groups", False), ("groups that the study trained on", True)):
         print(f"\n| {words}, against | {' | '.join(model.name for model in chosen)} |\n|---|{'--:|' * len(chosen)}")
@@ -110,11 +105,31 @@ def main() -> None:
             print(f"| {recipe.name} | {cells} |")
 
 
+def _trained(models: list[Model], splits: int, processes: int) -> dict[str, pd.DataFrame]:
+    """The held-out clips of all splits per model."""
+    found = {}
+    screen = Console(stderr=True)
+    print("| model | splits | held out | of each |\n|---|--:|--:|---|", flush=True)
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        jobs = {model.name: [pool.submit(held_out, model, number) for number in range(splits)] for model in models}
+        for name, futures in jobs.items():
+            parts = [future.result() for future in track(futures, name, console=screen, transient=True)]
+            each = [balanced(part) for part in parts]
+            cells = ", ".join(f"{value:.3f}" for value in each)
+            print(f"| {name} | {splits} | {np.mean(each):.3f} ± {np.std(each, ddof=1):.3f} | {cells} |", flush=True)
+            found[name] = pd.concat(parts, ignore_index=True)
+    return found
+
+
+def _data(model: Model) -> DataConfig:
+    return TrialConfig.from_json(dict(model.config["config"])).data
+
+
 def _part(table: pd.DataFrame, model: Model, own: bool) -> pd.DataFrame:
     """The rows of the groups that the model's study trained on, or all."""
     if not own:
         return table
-    dataset = data.load(TrialConfig.from_json(dict(model.config["config"])).data)
+    dataset = data.load(_data(model))
     return table[table["group"].isin(set(dataset.split.groups[dataset.rows("train")]))]
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import ray
 from ray._private import ray_constants
+from ray._private.node import Node
 
 from trainables.errors import UserError
 
 _ADDRESS_SECONDS = 5
 _OBJECT_STORE_BYTES = 150_000_000
+_FOR_CLUSTERS = ("start_monitor", "start_log_monitor", "start_api_server")
 
 
 @contextlib.contextmanager
@@ -30,19 +32,18 @@ def cluster(address: str | None) -> Iterator[None]:
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "86400")
     # Tune warns at every end that it finds no result files, which it was told not to write.
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    # Alone on its machine Ray needs no more than the loopback, but listens on all addresses, except where it is told
-    # that there are no clusters (https://github.com/ray-project/ray/issues/18730).
-    clusters = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = clusters and address is not None
     try:
-        ray.init(
-            address=address or "local",
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            # Nothing goes through the object store: corpora are mapped from the disk, reports are a few numbers.
-            object_store_memory=None if address else _OBJECT_STORE_BYTES,
-        )
+        with _alone() if address is None else contextlib.nullcontext():
+            ray.init(
+                address=address or "local",
+                include_dashboard=None if address else False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                # Nothing goes through the object store: corpora are mapped from the disk, reports are a few numbers.
+                object_store_memory=None if address else _OBJECT_STORE_BYTES,
+                # A worker is wanted half a second later, while those that Ray starts ahead of need are not yet up.
+                _system_config=None if address else {"prestart_worker_first_driver": False},
+            )
     except Exception as error:  # that a node did not start in time is told by no narrower class
         words = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         if address is None:
@@ -55,8 +56,6 @@ def cluster(address: str | None) -> Iterator[None]:
             f"({words}). The cluster and this machine must have the same token in "
             f"~/.ray/auth_token; RAY_AUTH_MODE=disabled is for a cluster that has none."
         ) from error
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = clusters
     # Ray makes the token where there is none, readable by all who may look into the folder.
     with contextlib.suppress(OSError):
         (Path.home() / ".ray" / "auth_token").chmod(0o600)
@@ -64,6 +63,26 @@ def cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Has Ray start what a single machine needs, and nothing of what only clusters have use for.
+
+    It needs no more than the loopback, but listens on all addresses, except where it is told that there are no clusters
+    (https://github.com/ray-project/ray/issues/18730). Autoscaler, log monitor and API server have no switches; they
+    are a Python process each, which take 0.3 GB and two seconds of a start on two cores.
+    """
+    clusters, starters = ray_constants.ENABLE_RAY_CLUSTER, {name: getattr(Node, name) for name in _FOR_CLUSTERS}
+    try:
+        ray_constants.ENABLE_RAY_CLUSTER = False
+        for name in starters:
+            setattr(Node, name, lambda *_, **__: None)
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
+        for name, starter in starters.items():
+            setattr(Node, name, starter)
 
 
 def _check_reachable(address: str) -> None:

@@ -11,6 +11,7 @@ import ipaddress
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -251,9 +252,20 @@ def listening():
     found = [(c, p) for p in mine for c in p.net_connections("inet")]
     return [(c.laddr.ip, p.name()) for c, p in found if c.status == psutil.CONN_LISTEN]
 
+@ray.remote(num_cpus=1)
+class Worker:
+    def ready(self):
+        return True
+
 with cluster(None):
-    ray.get(ray.remote(lambda: None).remote())
-    print(json.dumps({"address": ray.get_runtime_context().gcs_address, "listening": listening()}), flush=True)
+    worker = Worker.remote()
+    ray.get(worker.ready.remote())
+    found = {
+        "address": ray.get_runtime_context().gcs_address,
+        "listening": listening(),
+        "commands": [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)],
+    }
+    print(json.dumps(found), flush=True)
     sys.stdin.readline()
 """
 
@@ -308,6 +320,16 @@ def test_ray_on_one_machine_listens_to_nobody_else(local_ray: tuple[dict[str, An
     strangers = [(ip, name) for ip, name in found if not ipaddress.ip_address(ip.removeprefix("::ffff:")).is_loopback]
     assert strangers == []
     assert not any("dashboard" in name.lower() for _, name in found)
+
+
+@pytest.mark.slow
+def test_ray_on_one_machine_starts_nothing_that_only_clusters_need(local_ray: tuple[dict[str, Any], Path]) -> None:
+    """Autoscaler, log monitor, API server; nor workers ahead of need."""
+    commands = local_ray[0]["commands"]
+    assert sum("raylet/raylet " in command for command in commands) == 1, "the processes are seen"
+    assert not [command for command in commands if re.search(r"monitor\.py|dashboard\.py", command)]
+    workers = [command.split()[0] for command in commands if command.startswith("ray::") and "Agent" not in command]
+    assert workers == ["ray::Worker"]
 
 
 def knocks(address: str, **environment: str) -> str:
