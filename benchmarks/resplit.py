@@ -4,18 +4,21 @@ python benchmarks/resplit.py STUDY [STUDY …] [--splits 12] [--processes 2]
 
 A test split of twenty instruments (artists, speakers) cannot tell models apart that differ by a few hundredths. Here
 each chosen model and each published recipe is trained as in its study on random splits by group, each with its own
-seed, and is scored on valid and test together, which no training looks at. A row per model: mean and standard
-deviation over the splits of the balanced accuracy. Then by how much each chosen model leads each published recipe,
-with a 95 % interval that resamples splits and groups within classes (Owen 2007, arXiv:0712.1111): once over all groups,
-once over those alone that the study trained on, which had no say in any choice of settings.
+seed, and is scored on valid and test together, which no training looks at. A row per model: mean and standard deviation
+of the balanced accuracy over the splits. Then by how much each chosen model leads each other one, clips of all splits
+together, with a 95 % interval that resamples splits and groups within classes (Owen 2007, arXiv:0712.1111): once over
+all groups, once over those alone that the studies trained on, by whose scores nothing was ever chosen. Both speak of
+this corpus: training parts overlap.
 """
 
 import argparse
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from itertools import count, islice
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -57,16 +60,20 @@ def balanced(rows: pd.DataFrame) -> float:
 
 def lead(one: pd.DataFrame, other: pd.DataFrame) -> str:
     """The mean difference of two models on the same splits and its 95 % interval."""
+    if one.empty:
+        return "—"
+    assert one[["split", "name", "true"]].equals(other[["split", "name", "true"]]), "the same clips in the same order"
     gain = one["right"].to_numpy() - other["right"].to_numpy()
     classes, groups, splits = (pd.factorize(one[column])[0] for column in ("true", "group", "split"))
 
     def difference(weights: npt.NDArray[np.float64]) -> float:
-        sums, counts = np.bincount(classes, weights=weights * gain), np.bincount(classes, weights=weights)
-        return float((sums[counts > 0] / counts[counts > 0]).mean())
+        return float((np.bincount(classes, weights=weights * gain) / np.bincount(classes, weights=weights)).mean())
 
-    drawn = [difference(weights) for weights in _weights(classes, groups, splits)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return f"{difference(np.ones(len(gain))):+.3f} ({low:+.3f} … {high:+.3f})"
+    # A draw without any clip of some class has no balanced accuracy.
+    weighted = (weights for weights in _weights(classes, groups, splits) if np.bincount(classes, weights=weights).all())
+    drawn = [difference(weights) for weights in weighted]
+    interval = "{:+.3f} … {:+.3f}".format(*np.quantile(drawn, [0.025, 0.975])) if drawn else "—"
+    return f"{difference(np.ones(len(gain))):+.3f} ({interval})"
 
 
 def _weights(
@@ -74,8 +81,8 @@ def _weights(
 ) -> Iterator[npt.NDArray[np.float64]]:
     """How often each row counts when splits, and groups within classes, are drawn with replacement."""
     rng = np.random.default_rng(0)
-    members = pd.DataFrame({"group": groups, "class": classes}).drop_duplicates("group").groupby("class")["group"]
-    by_class = [part.to_numpy() for _, part in members]
+    members = pd.DataFrame({"group": groups, "class": classes}).groupby("group")["class"].agg(lambda c: c.mode()[0])
+    by_class = [part.index.to_numpy() for _, part in members.groupby(members)]
     for _ in range(_RESAMPLES):
         drawn = np.concatenate([rng.choice(part, len(part)) for part in by_class])
         of_group = np.bincount(drawn, minlength=groups.max() + 1)
@@ -90,34 +97,57 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=12)
     parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args()
+    if given.splits < 2 or given.processes < 1:
+        parser.error("--splits must be at least 2 and --processes at least 1.")
     try:
-        models = load_studies(*given.studies).models
-        if len({_data(model).digest for model in models}) > 1:
-            raise UserError("All studies must be of one corpus, and these are not.")
+        models = _models(given.studies)
         found = _trained(models, given.splits, given.processes)
     except UserError as error:
         raise SystemExit(str(error)) from None
-    chosen = [model for model in models if model.baseline is None]
-    for words, own in (("all groups", False), ("groups that the study trained on", True)):
-        print(f"\n| {words}, against | {' | '.join(model.name for model in chosen)} |\n|---|{'--:|' * len(chosen)}")
-        for recipe in (model for model in models if model.baseline is not None):
-            cells = " | ".join(lead(*(_part(found[m.name], m, own) for m in (best, recipe))) for best in chosen)
-            print(f"| {recipe.name} | {cells} |")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    own = set.intersection(*(_trained_on(model) for model in models.values()))
+    chosen = [name for name, model in models.items() if model.chosen]
+    for words, only in (("all groups", None), ("groups that the studies trained on", own)):
+        parts = {name: table if only is None else table[table["group"].isin(only)] for name, table in found.items()}
+        print(f"\n| {words}, against | {' | '.join(chosen)} |\n|---|{'--:|' * len(chosen)}")
+        for other in models:
+            print(f"| {other} | {' | '.join('' if c == other else lead(parts[c], parts[other]) for c in chosen)} |")
 
 
-def _trained(models: list[Model], splits: int, processes: int) -> dict[str, pd.DataFrame]:
+def _models(studies: list[str]) -> dict[str, Model]:
+    """The scored models by name, with their study where a name alone would not do; raises UserError."""
+    models = load_studies(*studies).models
+    twice = {name for name, times in Counter(model.name for model in models).items() if times > 1}
+    named = {f"{model.study}/{model.name}" if model.name in twice else model.name: model for model in models}
+    if len(named) < 2:
+        raise UserError("There must be two models or more to compare: name finished studies, with their baselines.")
+    if len({replace(_data(model), corpus="", split="", split_seed=0) for model in models}) > 1:
+        raise UserError("All studies must be of one corpus and one task, and these are not.")
+    return named
+
+
+def _trained(models: dict[str, Model], splits: int, processes: int) -> dict[str, pd.DataFrame]:
     """The held-out clips of all splits per model."""
+    taken = {_data(model).split_seed for model in models.values() if _data(model).split == "random"}
+    numbers = list(islice((number for number in count() if number not in taken), splits))
     found = {}
     screen = Console(stderr=True)
     print("| model | splits | held out | of each |\n|---|--:|--:|---|", flush=True)
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        jobs = {model.name: [pool.submit(held_out, model, number) for number in range(splits)] for model in models}
-        for name, futures in jobs.items():
-            parts = [future.result() for future in track(futures, name, console=screen, transient=True)]
-            each = [balanced(part) for part in parts]
-            cells = ", ".join(f"{value:.3f}" for value in each)
-            print(f"| {name} | {splits} | {np.mean(each):.3f} ± {np.std(each, ddof=1):.3f} | {cells} |", flush=True)
-            found[name] = pd.concat(parts, ignore_index=True)
+        try:
+            jobs = {
+                name: [pool.submit(held_out, model, number) for number in numbers] for name, model in models.items()
+            }
+            for name, futures in jobs.items():
+                parts = [future.result() for future in track(futures, name, console=screen, transient=True)]
+                each = [balanced(part) for part in parts]
+                cells = ", ".join(f"{value:.3f}" for value in each)
+                print(f"| {name} | {splits} | {np.mean(each):.3f} ± {np.std(each, ddof=1):.3f} | {cells} |", flush=True)
+                found[name] = pd.concat(parts, ignore_index=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return found
 
 
@@ -125,12 +155,10 @@ def _data(model: Model) -> DataConfig:
     return TrialConfig.from_json(dict(model.config["config"])).data
 
 
-def _part(table: pd.DataFrame, model: Model, own: bool) -> pd.DataFrame:
-    """The rows of the groups that the model's study trained on, or all."""
-    if not own:
-        return table
+def _trained_on(model: Model) -> set[str]:
+    """The groups of the training part of the model's study."""
     dataset = data.load(_data(model))
-    return table[table["group"].isin(set(dataset.split.groups[dataset.rows("train")]))]
+    return set(dataset.split.groups[dataset.rows("train")])
 
 
 if __name__ == "__main__":
