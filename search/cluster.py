@@ -4,13 +4,15 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private import ray_constants
 from ray._private.node import Node
 
+from search import forks
 from trainables.errors import UserError
 
 _ADDRESS_SECONDS = 5
@@ -71,18 +73,31 @@ def _alone() -> Iterator[None]:
 
     It needs no more than the loopback, but listens on all addresses, except where it is told that there are no clusters
     (https://github.com/ray-project/ray/issues/18730). Autoscaler, log monitor and API server have no switches; they
-    are a Python process each, which take 0.3 GB and two seconds of a start on two cores.
+    are a Python process each, which take 0.3 GB and two seconds of a start on two cores. Workers are forked where there
+    is a server for it.
     """
-    clusters, starters = ray_constants.ENABLE_RAY_CLUSTER, {name: getattr(Node, name) for name in _FOR_CLUSTERS}
+    changes: list[tuple[Any, str, Any]] = [(ray_constants, "ENABLE_RAY_CLUSTER", False)]
+    changes += [(Node, name, lambda *_, **__: None) for name in _FOR_CLUSTERS]
+    if forks.ADDRESS in os.environ:
+        changes.append((Node, "start_raylet", _forking(Node.start_raylet)))
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
     try:
-        ray_constants.ENABLE_RAY_CLUSTER = False
-        for name in starters:
-            setattr(Node, name, lambda *_, **__: None)
+        for change in changes:
+            setattr(*change)
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = clusters
-        for name, starter in starters.items():
-            setattr(Node, name, starter)
+        for change in before:
+            setattr(*change)
+
+
+def _forking(start_raylet: Callable[..., None]) -> Callable[..., None]:
+    """`start_raylet` of a raylet that has its workers forked."""
+
+    def start(node: Node, *given: Any, **named: Any) -> None:
+        node._ray_params.setup_worker_path = forks.__file__
+        start_raylet(node, *given, **named)
+
+    return start
 
 
 def _check_reachable(address: str) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import click
 
-from search import comparison, options, versions
+from search import comparison, forks, options, versions
 from search.mirror import address_of
-from search.options import Options
+from search.options import HERE, Options
 from search.progress import Terminal, bar, printable
 from search.study import StudySpec
 from trainables.errors import UserError
@@ -38,7 +38,10 @@ def main() -> None:
         sys.exit(FAILED)  # no standard output to speak to
     try:
         given = options.parse(sys.argv[1:])
-        code = FINISHED if given is None else run(given, terminal)
+        code = FINISHED
+        if given:
+            with forks.server() if given.address in (None, HERE) and not given.dry_run else contextlib.nullcontext():
+                code = run(given, terminal)
     except click.ClickException as error:
         code = say_error(f"{error.format_message()} (--help lists all options)")
     except UserError as error:

@@ -1,0 +1,153 @@
+"""Ray's workers on this machine as forks of one process that has imported Torch.
+
+Ray begins each worker as a new process: three seconds and 350 MB of imports apiece, of which none is the trial's own.
+Forked off a process that has them behind it, workers begin at once and share what was imported. That process knows
+nothing of Ray, which reads its environment when it is imported, and runs no thread of its own while it forks.
+
+Ray is told to begin its workers with this file instead of its own `setup_worker.py`. It asks the server to fork, by
+way of a socket in a folder of the user's own, and goes; wherever that fails, it is the worker itself, as Ray meant it.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+# Where the server listens, for all that Ray starts.
+ADDRESS = "ETUDE_FORKS"
+# What trials import, apart from Ray; the compiler's front is what Torch's optimisers import when the first one is made.
+_PRELOADED = ("trainables.data", "trainables.folder", "trainables.footprint", "trainables.loop", "torch._dynamo")
+_ANSWER_SECONDS = 30.0
+_NVIDIA = Path("/proc/driver/nvidia")
+_TAKEN = b"taken"
+
+
+@contextlib.contextmanager
+def server() -> Iterator[None]:
+    """A process that forks workers, for the time; it takes seconds to get ready, meanwhile others wait for it.
+
+    It ends with this process, however that ends. None is started where it would be of no use, or never was tried:
+    CUDA cannot be used in a fork of a process that has so much as asked it for devices.
+    """
+    import subprocess
+    import tempfile
+
+    if sys.platform != "linux" or _NVIDIA.exists() or ADDRESS in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="etude-", ignore_cleanup_errors=True) as folder:
+        address = os.environ[ADDRESS] = str(Path(folder) / "forks")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(address)
+            listener.listen(64)
+            # In a session of its own: a Ctrl-C at the terminal is for the search, which ends its workers in order.
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", f"from search.forks import serve; serve({listener.fileno()})"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=[listener.fileno()],
+            )
+        try:
+            yield
+        finally:
+            os.environ.pop(ADDRESS, None)
+            process.kill()
+            process.communicate()
+
+
+def serve(file: int) -> None:
+    """Forks a worker for each that asks at the socket with that number, until standard input is closed."""
+    import gc
+    import importlib
+    import select
+    import signal
+
+    listener = socket.socket(fileno=file)
+    for name in _PRELOADED:
+        importlib.import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the workers
+    # A collection in a worker would touch, and so copy, every page that holds an object.
+    gc.collect()
+    gc.freeze()
+    while True:
+        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        if sys.stdin in ready:
+            return
+        asking, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _become(asking)
+            return
+        asking.close()
+
+
+def _become(asking: socket.socket) -> None:
+    """Makes this fork the process that asks, with its open files, folder, environment and command line."""
+    import runpy
+    import signal
+
+    _, files, _, _ = socket.recv_fds(asking, 1, 3)
+    asked = json.loads(b"".join(iter(lambda: asking.recv(1 << 16), b"")))
+    asking.sendall(_TAKEN)
+    asking.close()
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.setpgid(0, 0)  # Ray ends a worker's group with it
+    signal.pthread_sigmask(signal.SIG_SETMASK, asked["blocked"])
+    Path("/proc/self/oom_score_adj").write_text(asked["oom_score_adj"])
+    os.chdir(asked["folder"])
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    sys.argv = asked["command"]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def _ask(command: list[str], added: dict[str, str]) -> bool:
+    """Has the server fork a process for the command of a Python worker; whether it did."""
+    import signal
+
+    asked = {
+        "command": command,
+        "folder": str(Path.cwd()),
+        "environment": {**os.environ, **added},
+        "blocked": list(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+        "oom_score_adj": Path("/proc/self/oom_score_adj").read_text(),
+    }
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+            asking.settimeout(_ANSWER_SECONDS)
+            asking.connect(os.environ[ADDRESS])
+            socket.send_fds(asking, [b" "], [0, 1, 2])
+            asking.sendall(json.dumps(asked).encode())
+            asking.shutdown(socket.SHUT_WR)
+            return asking.recv(len(_TAKEN)) == _TAKEN
+    except (KeyError, OSError):
+        return False
+
+
+def _begin_worker(given: list[str]) -> None:
+    """What Ray calls in place of its own `setup_worker.py`, with the same arguments."""
+    named = dict(argument.partition("=")[::2] for argument in given if argument.startswith(("--lang", "--serial")))
+    context = json.loads(named.get("--serialized-runtime-env-context", "{}"))
+    added = context.pop("env_vars", {})
+    python = context.pop("py_executable", sys.executable) == sys.executable and named.get("--language") == "PYTHON"
+    plain = python and not any(context.values()) and not any("$" in value for value in added.values())
+    if plain and _ask([argument for argument in given if argument.partition("=")[0] not in named], added):
+        return
+    from importlib.util import find_spec
+
+    ray = find_spec("ray")
+    assert ray and ray.origin
+    own = Path(ray.origin).parent / "_private" / "workers" / "setup_worker.py"
+    os.execv(sys.executable, [sys.executable, str(own), *given])
+
+
+if __name__ == "__main__":
+    _begin_worker(sys.argv[1:])
