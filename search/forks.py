@@ -65,6 +65,7 @@ def serve(file: int) -> None:
     import gc
     import importlib
     import select
+    import shutil
     import signal
 
     listener = socket.socket(fileno=file)
@@ -77,6 +78,7 @@ def serve(file: int) -> None:
     while True:
         ready, _, _ = select.select([listener, sys.stdin], [], [])
         if sys.stdin in ready:
+            shutil.rmtree(Path(listener.getsockname()).parent, ignore_errors=True)
             return
         asking, _ = listener.accept()
         if os.fork() == 0:

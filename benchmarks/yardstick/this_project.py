@@ -42,6 +42,7 @@ def main() -> None:
     ends = [row for row in read_rows(study / TRIALS) if row["event"] == "ended"]
     if len(ends) < len(job.points):
         raise SystemExit(f"{len(ends)} of {len(job.points)} trials ended.")
+    run.leave(run.FINISHED)  # as the command itself
 
 
 def _arguments(job: Job) -> list[str]:

@@ -159,15 +159,19 @@ def test_a_server_that_dies_before_it_forks_is_done_without(tmp_path: Path) -> N
 
 def test_the_server_ends_with_the_process_that_began_it() -> None:
     words = (
-        "import os, sys; from search import forks\nwith forks.server(): print('begun', flush=True); sys.stdin.read()"
+        "import os, sys; from search import forks\n"
+        "with forks.server(): print(os.environ[forks.ADDRESS], flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout and process.stdout.readline() == "begun\n"
+        assert process.stdout
+        address = Path(process.stdout.readline().strip())
         (server,) = psutil.Process(process.pid).children()
+        assert address.is_socket()
         process.kill()
     wait_until(lambda: not server.is_running(), "the server to end", 30)
+    assert not address.parent.exists()
 
 
 def test_none_is_begun_where_there_are_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
