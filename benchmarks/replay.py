@@ -1,6 +1,6 @@
 """Searches replayed on recorded learning curves: how good is the best found model after so many epochs?
 
-python benchmarks/replay.py [--repeats 30] [--slots 4]
+python benchmarks/replay.py [--repeats 30] [--slots 4] [--only 'random, promoted']
 
 `curves.parquet` (see `record_curves.py`) stands for training. A searcher may propose any point of the space; it gets
 the recorded curve of a configuration like it: that in the leaf of a tree of an extremely randomised forest, fitted on
@@ -36,12 +36,14 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from search.engine import Decision, Engine
 from search.records import Journal
+from search.scheduler import Asha, rung_epochs
 from search.study import StudySpec
 from spaces.domains import Choice, Space, Value
 from trainables.config import DataConfig
 
 Params = dict[str, Value]
 BUDGETS = (67, 135, 270, 540, 1080)
+_FIRST, _FACTOR = 3, 3  # this project's rungs
 _CLIP_SECONDS = 2.0  # of the corpus that the curves were recorded on
 _DATA = DataConfig(
     corpus="recorded", digest="0" * 64, task="family", keep_synth_lead=False, split="official", split_seed=0
@@ -130,7 +132,7 @@ class _Ours:
         space = curves.space
         if not default:
             space = replace(space, default=_random_points(space, seed)(0))
-        spec = StudySpec("replay", space, _DATA, budget, EPOCHS, 3, 3, seed, 1, with_baselines=False)
+        spec = StudySpec("replay", space, _DATA, budget, EPOCHS, _FIRST, _FACTOR, seed, 1, with_baselines=False)
         self._engine = Engine(spec, Journal(folder))
 
     def start(self) -> tuple[int, Params] | None:
@@ -154,6 +156,62 @@ class _Random:
 
     def report(self, trial: int, epoch: int, score: float, best: float, best_epoch: int, last: bool) -> bool:
         return not last
+
+
+class _Halving:
+    """Random points under this project's rungs; who is not among the best there is stopped, or else only waits.
+
+    With `promoting` all wait at each rung, and whoever comes to be among its best third goes on when there is a slot
+    (the promoting variant of Li et al. 2020); new trials begin where nobody may.
+    """
+
+    def __init__(self, curves: Curves, seed: int, *, promoting: bool) -> None:
+        self._points, self._promoting = _random_points(curves.space, seed), promoting
+        self._asha = Asha(rung_epochs(EPOCHS, _FIRST, _FACTOR), _FACTOR)
+        self._params: list[Params] = []
+        self._arrived: dict[int, list[tuple[float, int]]] = {rung: [] for rung in self._asha.rungs[:-1]}
+        self._gone_on: set[tuple[int, int]] = set()
+
+    def start(self) -> tuple[int, Params] | None:
+        for rung, rows in reversed(self._arrived.items()):
+            for _, number in sorted(rows, reverse=True)[: len(rows) // _FACTOR]:
+                if (rung, number) not in self._gone_on:
+                    self._gone_on.add((rung, number))
+                    return number, self._params[number]
+        self._params.append(self._points(len(self._params)))
+        return len(self._params) - 1, self._params[-1]
+
+    def report(self, trial: int, epoch: int, score: float, best: float, best_epoch: int, last: bool) -> bool:
+        if not self._promoting:
+            passes = self._asha.passes(epoch, best)
+            if last:
+                self._asha.ends(epoch, best)
+            return passes and not last
+        for rung, rows in self._arrived.items():
+            if epoch == rung or (last and epoch < rung):
+                rows.append((best, trial))
+                if last:
+                    self._gone_on.add((rung, trial))
+        return not last and epoch not in self._arrived
+
+
+class _Clairvoyant:
+    """Random points, each stopped after three epochs unless it will be the best so far: no scheduler can know more."""
+
+    def __init__(self, curves: Curves, seed: int) -> None:
+        self._points, self._curves, self._seed = _random_points(curves.space, seed), curves, seed
+        self._finals: list[float] = []
+        self._best = 0.0
+
+    def start(self) -> tuple[int, Params] | None:
+        number = len(self._finals)
+        params = self._points(number)
+        self._finals.append(float(self._curves.scores[_recorded(self._curves, params, self._seed, number)].max()))
+        return number, params
+
+    def report(self, trial: int, epoch: int, score: float, best: float, best_epoch: int, last: bool) -> bool:
+        self._best = max(self._best, best)
+        return not last and (epoch < _FIRST or self._finals[trial] > self._best)
 
 
 class _Stock:
@@ -186,7 +244,7 @@ class _Stock:
 class _FirstThenBest:
     """All for `first` epochs, with two thirds of the budget; then the best of them in full (Egele et al. 2024)."""
 
-    def __init__(self, curves: Curves, seed: int, budget: int, first: int = 3) -> None:
+    def __init__(self, curves: Curves, seed: int, budget: int, first: int = _FIRST) -> None:
         self._points, self._first = _random_points(curves.space, seed), first
         self._all = max(1, budget * 2 // 3 // first)
         self._chosen = max(1, budget // 3 // (EPOCHS - first))
@@ -239,6 +297,11 @@ def _random_points(space: Space, seed: int) -> Callable[[int], Params]:
     return point
 
 
+def _recorded(curves: Curves, params: Params, seed: int, number: int) -> int:
+    """The number of the recorded trial that stands for a search's trial."""
+    return curves.like(params, int(np.random.SeedSequence((seed, number)).generate_state(1)[0]))
+
+
 @dataclass
 class _Running:
     trial: int
@@ -257,8 +320,7 @@ def regrets(search: _Search, curves: Curves, seed: int, budget: int, slots: int)
     while spent < budget:
         while len(due) < slots and (begun := search.start()):
             number, params = begun
-            recorded = curves.like(params, int(np.random.SeedSequence((seed, number)).generate_state(1)[0]))
-            run = done.pop(number, _Running(number, recorded, 0))
+            run = done.pop(number, None) or _Running(number, _recorded(curves, params, seed, number), 0)
             heapq.heappush(due, (clock + curves.seconds[run.recorded], next(tie), run))
         if not due:
             break
@@ -287,6 +349,9 @@ STRATEGIES = (
     "Ray stock",
     "Ray, same rungs",
     "3 epochs, then best",
+    "random, stopped",
+    "random, promoted",
+    "clairvoyant",
 )
 
 
@@ -302,8 +367,12 @@ def replay(family: str, strategy: str, seed: int, slots: int) -> list[float]:
         if strategy.startswith("this"):
             search = _Ours(curves, seed, Path(folder), default=strategy == "this project", budget=most)
         elif strategy.startswith("Ray"):
-            rungs = {} if strategy == "Ray stock" else {"grace_period": 3, "reduction_factor": 3}
+            rungs = {} if strategy == "Ray stock" else {"grace_period": _FIRST, "reduction_factor": _FACTOR}
             search = _Stock(curves, seed, **rungs)
+        elif strategy in ("random, stopped", "random, promoted"):
+            search = _Halving(curves, seed, promoting=strategy == "random, promoted")
+        elif strategy == "clairvoyant":
+            search = _Clairvoyant(curves, seed)
         else:
             search = _Random(curves, seed)
         factor = 2 if strategy == "random, twice" else 1
@@ -316,12 +385,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--slots", type=int, default=4)
+    parser.add_argument("--only", nargs="*", choices=STRATEGIES, default=STRATEGIES, help="these searches alone")
     given = parser.parse_args()
     rng = np.random.default_rng(0)
     for family in sorted(pd.read_parquet(TABLE, columns=["family"])["family"].unique()):
         print(f"\n{family}: mean regret (95 % interval of the mean) after so many epochs, {given.repeats} runs\n")
         print(f"| search | {' | '.join(map(str, BUDGETS))} |\n|---|{'--:|' * len(BUDGETS)}", flush=True)
-        for strategy in STRATEGIES:
+        for strategy in given.only:
             with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
                 jobs = [pool.submit(replay, family, strategy, seed, given.slots) for seed in range(given.repeats)]
                 found = np.array([job.result() for job in jobs])

@@ -46,6 +46,7 @@ def server() -> Iterator[None]:
             # In a session of its own: a Ctrl-C at the terminal is for the search, which ends its workers in order.
             process = subprocess.Popen(
                 [sys.executable, "-P", "-c", f"from search.forks import serve; serve({listener.fileno()})"],
+                env={"OMP_NUM_THREADS": "1", **os.environ},  # read when NumPy is imported; Ray says the same to workers
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -25,6 +25,8 @@ print(json.dumps({
     "ray": "ray" in sys.modules, "leads": os.getpgrp() == os.getpid(), "added": os.environ.get("ADDED"),
     "own": os.environ.get("OWN"), "others": os.environ.get("OTHERS"), "path": sys.path,
     "blocked": signal.SIGUSR1 in signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+    "threads": len(os.listdir("/proc/self/task")), "blas": os.environ.get("OMP_NUM_THREADS"),
+    "torch_threads": "torch" in sys.modules and sys.modules["torch"].get_num_threads(),
     "files": len(os.listdir("/proc/self/fd")), "input": sys.stdin.read(),
     "oom_score_adj": open("/proc/self/oom_score_adj").read().strip(),
 }))
@@ -83,6 +85,7 @@ def test_a_worker_is_a_fork_and_yet_as_ray_began_it(server: Server, tmp_path: Pa
     assert (found["name"], found["folder"], found["input"]) == ("__main__", str(tmp_path), "input")
     assert (found["added"], found["own"], found["others"]) == ("by Ray", "its own", None)
     assert found["leads"] and found["blocked"]
+    assert (found["threads"], found["torch_threads"], found["blas"]) == (1, 1, None)
     assert found["files"] == 4, "its own three, the listing's, and none of the server's"
     assert found["code"] == 0
 
