@@ -61,7 +61,7 @@ def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[P
 
 def run(root: Path, given: Options, studies: list[Settled], terminal: Terminal) -> dict[str, Any]:
     """Runs what is left of each study; the leaderboard. Its `state` is "finished", "failed" or "interrupted"."""
-    from search.session import import_tuning, run_session, running_ray
+    from search.session import run_session, running_ray
     from search.summary import describe, resume_command
 
     root.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def run(root: Path, given: Options, studies: list[Settled], terminal: Terminal) 
     if mirror:
         mirror.push(FAMILIES)
     summaries: dict[str, dict[str, Any]] = {}
-    with running_ray(given.address, root / "logs" / "search.log", terminal, import_tuning):
+    with running_ray(given.address, root / "logs" / "search.log", terminal):
         for number, (own, spec, directory, corpus) in enumerate(studies, start=1):
             terminal.say("")
             terminal.say(f"{spec.space.title}: study {number} of {len(studies)}")

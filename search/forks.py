@@ -21,7 +21,7 @@ ADDRESS = "ETUDE_FORKS"
 # What trials import, apart from Ray; the compiler's front is what Torch's optimisers import when the first one is made.
 _PRELOADED = ("trainables.data", "trainables.folder", "trainables.footprint", "trainables.loop", "torch._dynamo")
 _ANSWER_SECONDS = 30.0
-_NVIDIA = Path("/proc/driver/nvidia")
+_GPUS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 _TAKEN = b"taken"
 
 
@@ -29,17 +29,29 @@ _TAKEN = b"taken"
 def server() -> Iterator[None]:
     """A process that forks workers, for the time; it takes seconds to get ready, meanwhile others wait for it.
 
-    It ends with this process, however that ends. None is started where it would be of no use, or never was tried:
-    CUDA cannot be used in a fork of a process that has so much as asked it for devices.
+    It ends with this process, however that ends. None is started where none can be, or none was ever tried: CUDA cannot
+    be used in a fork of a process that has so much as asked it for devices.
     """
+    if sys.platform != "linux" or any(Path(name).exists() for name in _GPUS) or ADDRESS in os.environ:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # no folder for temporary files, or one whose name is too long for a socket
+            os.environ[ADDRESS] = stack.enter_context(_started())
+        try:
+            yield
+        finally:
+            os.environ.pop(ADDRESS, None)
+
+
+@contextlib.contextmanager
+def _started() -> Iterator[str]:
+    """A server, for the time; its address."""
     import subprocess
     import tempfile
 
-    if sys.platform != "linux" or _NVIDIA.exists() or ADDRESS in os.environ:
-        yield
-        return
     with tempfile.TemporaryDirectory(prefix="etude-", ignore_cleanup_errors=True) as folder:
-        address = os.environ[ADDRESS] = str(Path(folder) / "forks")
+        address = str(Path(folder) / "forks")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(address)
             listener.listen(64)
@@ -54,9 +66,8 @@ def server() -> Iterator[None]:
                 pass_fds=[listener.fileno()],
             )
         try:
-            yield
+            yield address
         finally:
-            os.environ.pop(ADDRESS, None)
             process.kill()
             process.communicate()
 
@@ -91,14 +102,15 @@ def serve(file: int) -> None:
 
 
 def _become(asking: socket.socket) -> None:
-    """Makes this fork the process that asks, with its open files, folder, environment and command line."""
+    """Makes this fork the process that asks, with its open files, folder, environment and command line.
+
+    It says so when nothing is left that might fail, or else the other goes on by itself.
+    """
     import runpy
     import signal
 
     _, files, _, _ = socket.recv_fds(asking, 1, 3)
     asked = json.loads(b"".join(iter(lambda: asking.recv(1 << 16), b"")))
-    asking.sendall(_TAKEN)
-    asking.close()
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
@@ -109,6 +121,8 @@ def _become(asking: socket.socket) -> None:
     os.environ.clear()
     os.environ.update(asked["environment"])
     sys.argv = asked["command"]
+    asking.sendall(_TAKEN)
+    asking.close()
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
@@ -116,14 +130,14 @@ def _ask(command: list[str], added: dict[str, str]) -> bool:
     """Has the server fork a process for the command of a Python worker; whether it did."""
     import signal
 
-    asked = {
-        "command": command,
-        "folder": str(Path.cwd()),
-        "environment": {**os.environ, **added},
-        "blocked": list(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
-        "oom_score_adj": Path("/proc/self/oom_score_adj").read_text(),
-    }
     try:
+        asked = {
+            "command": command,
+            "folder": str(Path.cwd()),
+            "environment": {**os.environ, **added},
+            "blocked": list(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+            "oom_score_adj": Path("/proc/self/oom_score_adj").read_text(),
+        }
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
             asking.settimeout(_ANSWER_SECONDS)
             asking.connect(os.environ[ADDRESS])

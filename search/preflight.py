@@ -1,7 +1,6 @@
 """What a study will be and cost, said before it starts."""
 
 import contextlib
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,11 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 import spaces
-from search.engine import KEPT_TRIALS
+from search.disk import checkpoint_bytes, free_bytes
 from search.options import Corpus, Options
 from search.progress import duration
 from search.searcher import Sampler
-from search.slots import Machine, gpus_of_trial
+from search.slots import Machine, gpus_of_trial, share_of_memory
 from search.study import StudySpec, expected_epochs, rung_table, unstopped
 from spaces.domains import Params
 from trainables import corpora, data, loop
@@ -30,12 +29,9 @@ from trainables.data import Part, TrialData
 from trainables.errors import UserError
 from trainables.footprint import Footprint, count_parameters, footprint
 
-# A checkpoint holds the weights, two moments per weight with Adam, and the best weights again.
-_CHECKPOINT_BYTES_PER_PARAMETER = 16
 _TIMED_STEPS = 2
 _TIMED_BATCH = 64
 _TIMED_BYTES = 2**29
-_SPARE_BYTES = 200_000_000
 
 _RANDOM_POINTS = 6
 T = TypeVar("T")
@@ -99,7 +95,7 @@ def plan(spec: StudySpec, corpus: Corpus, given: Options, directory: Path) -> di
         "budget_epochs": int(given.budget * slots * epochs / seconds) if given.budget and seconds else None,
         "disk_bytes": corpora.corpus_disk_needed(spec.data.corpus)
         + checkpoint_bytes(spec, most_parameters(spec, corpus), slots),
-        "disk_free_bytes": shutil.disk_usage(_existing(directory)).free,
+        "disk_free_bytes": free_bytes(directory),
         "memory_bytes": slots * max(row["memory_bytes"] for row in measured.values() if row["fits"] or not sampled),
         "memory_share_bytes": share,
         "memory_total_bytes": psutil.virtual_memory().total,
@@ -264,8 +260,6 @@ def _of_network(what: Callable[[TrialConfig, tuple[int, ...], int], T], config: 
 
 def local_share_bytes(cpus_per_trial: int) -> int:
     """What one trial may use of this machine's memory, as its worker will reckon it."""
-    from search.trial import share_of_memory
-
     return share_of_memory(cpus_per_trial / (psutil.cpu_count() or 1))
 
 
@@ -308,10 +302,6 @@ def _more_cores(spec: StudySpec, needed_bytes: int) -> list[str]:
     return [f"--cpus-per-trial {n}" for n in more if local_share_bytes(n) >= needed_bytes][:1]
 
 
-def _existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
-
-
 def most_parameters(spec: StudySpec, corpus: Corpus) -> int:
     """The weights of the study's largest model."""
     points: list[tuple[Params, str | None]] = [(dict(b.params), b.name) for b in spec.baselines]
@@ -322,22 +312,6 @@ def most_parameters(spec: StudySpec, corpus: Corpus) -> int:
         with contextlib.suppress(UserError):  # a network that cannot be built leaves no checkpoint
             sizes.append(_of_network(count_parameters, spec.config(params, baseline, spec.seed), corpus))
     return max(sizes)
-
-
-def checkpoint_bytes(spec: StudySpec, parameters: int, slots: int) -> int:
-    """What the checkpoints of live and top trials take at most, if all were of a model of so many `parameters`."""
-    kept = min(spec.trials, slots + KEPT_TRIALS + len(spec.baselines))
-    return kept * parameters * _CHECKPOINT_BYTES_PER_PARAMETER
-
-
-def check_disk(folder: Path, needed_bytes: int) -> None:
-    """Raises UserError where a study's checkpoints would not fit."""
-    free = shutil.disk_usage(_existing(folder)).free
-    if free < needed_bytes + _SPARE_BYTES:
-        raise UserError(
-            f"The study needs about {(needed_bytes + _SPARE_BYTES) / 1e9:.1f} GB of disk, but {folder} has "
-            f"{free / 1e9:.1f} GB free. Make room or name another place with --storage."
-        )
 
 
 def local_slots(cpus_per_trial: int, gpus_per_trial: float | None, concurrency: int | None) -> int:

@@ -8,14 +8,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
+from search.disk import check_disk, checkpoint_bytes, is_roomy
 from search.engine import Engine
 from search.mirror import Mirror, address_of, mirror_of
 from search.options import HERE, Corpus, Options
@@ -27,7 +28,6 @@ from spaces.domains import Params
 from trainables.errors import UserError
 from trainables.files import read_json, write_json
 
-T = TypeVar("T")
 # What a resumed session takes over from the one before, where the command line leaves it out.
 KEPT = ("budget", "concurrency", "gpus_per_trial", "address")
 
@@ -166,7 +166,12 @@ def write_study(directory: Path, spec: StudySpec, corpus: Corpus) -> None:
 
 
 def _compute_descriptors(spec: StudySpec, corpus: Corpus, terminal: Terminal) -> None:
-    """Hand-crafted features take a while: they are computed before the first trial, with a bar, and cached."""
+    """Hand-crafted features take a while: they are computed before the first trial, with a bar, and cached.
+
+    Which points have some is told by Torch's side, so it is asked only in spaces that name their statistics.
+    """
+    if "statistics" not in {*(param.name for param in spec.space.params), *spec.space.settings}:
+        return
     points: list[tuple[Params, str | None]] = [(dict(b.params), b.name) for b in spec.baselines]
     points += [] if spec.only else [(dict(spec.space.default), None)]
     kinds = {spec.config(params, baseline, spec.seed).features.kind for params, baseline in points}
@@ -179,11 +184,10 @@ def _compute_descriptors(spec: StudySpec, corpus: Corpus, terminal: Terminal) ->
 
 
 @contextlib.contextmanager
-def running_ray(address: str | None, log_file: Path, terminal: Terminal, meanwhile: Callable[[], T]) -> Iterator[T]:
+def running_ray(address: str | None, log_file: Path, terminal: Terminal) -> Iterator[None]:
     """A running Ray, whose own words go to a file; starting it, which takes seconds, is shown.
 
-    What is yielded is that of `meanwhile`, which is called while Ray starts: that is waiting for its processes. For all
-    but the first of several studies it runs already.
+    Tune is imported while Ray waits for its processes. For all but the first of several studies both are there already.
     """
     address = None if address == HERE else address
     with quiet(log_file), contextlib.ExitStack() as stack:
@@ -193,22 +197,10 @@ def running_ray(address: str | None, log_file: Path, terminal: Terminal, meanwhi
         with contextlib.nullcontext() if begun else terminal.busy(words), ThreadPoolExecutor(1) as other:
             from search.cluster import cluster
 
-            found = other.submit(meanwhile)
+            tuning = other.submit(importlib.import_module, "search.tuning")
             stack.enter_context(cluster(address))
-        yield found.result()
-
-
-def import_tuning() -> None:
-    """Imports Torch and Tune, which takes seconds."""
-    importlib.import_module("search.tuning")
-
-
-def _prepare(spec: StudySpec, corpus: Corpus) -> int:
-    """Imports what the search needs; the weights of its largest model."""
-    import_tuning()
-    from search.preflight import most_parameters
-
-    return most_parameters(spec, corpus)
+            tuning.result()
+        yield
 
 
 def _search(
@@ -220,9 +212,8 @@ def _search(
 
         check_fits(spec, corpus)
     log_file = directory / "logs" / "search.log"
-    with running_ray(given.address, log_file, terminal, partial(_prepare, spec, corpus)) as parameters:
+    with running_ray(given.address, log_file, terminal):
         from search.machines import Machines
-        from search.preflight import check_disk, checkpoint_bytes
         from search.tuning import run_trials
         from search.watch import watched
 
@@ -238,10 +229,19 @@ def _search(
         with watched(partial(_leave, terminal, engine, resume)):
             resources = machines.resources()
             machines.say = view.note
-            check_disk(directory, checkpoint_bytes(spec, parameters, resources.concurrency))
+            if given.address or resources.gpus_per_trial or not is_roomy(directory, spec, resources.concurrency):
+                _check_disk(directory, spec, corpus, resources.concurrency)
             # Only now: Ray sets a handler for termination of its own when it starts.
             with view.shown(), halt.on_signals(view, resume):
+                # Scoring the winner takes Torch, which takes seconds to import; no trial waits for it.
+                threading.Thread(target=importlib.import_module, args=("trainables.evaluate",), daemon=True).start()
                 run_trials(engine, resources, halt, machines)
+
+
+def _check_disk(directory: Path, spec: StudySpec, corpus: Corpus, slots: int) -> None:
+    from search.preflight import most_parameters
+
+    check_disk(directory, checkpoint_bytes(spec, most_parameters(spec, corpus), slots))
 
 
 def _leave(terminal: Terminal, engine: Engine, resume: str, why: str) -> None:

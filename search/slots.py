@@ -3,15 +3,20 @@
 Machines may differ: some with GPUs, some without, some of a cluster that starts them only when there is work.
 """
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import psutil
 
 from trainables.errors import UserError
 
 # Ray counts thousandths; sums of fractions may miss a whole number by less.
 _TOLERANCE = 1e-6
+_MEMORY_SHARE = 0.85
 
 
 @dataclass(frozen=True)
@@ -153,3 +158,17 @@ def machines_to_come(config: Mapping[str, Any], workers_up: int) -> tuple[tuple[
         else:
             strangers += count
     return tuple(kinds), most, max(0, min(strangers, most) - workers_up)
+
+
+def share_of_memory(share: float) -> int:
+    """The bytes that a trial with that share of the node's cores or GPUs may use."""
+    return int(_MEMORY_SHARE * min(1.0, share) * total_memory_bytes())
+
+
+def total_memory_bytes() -> int:
+    """The memory of this machine, or of the container that this process is confined to."""
+    limits = [psutil.virtual_memory().total]
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(Path(name).read_text()))
+    return min(limits)

@@ -1,4 +1,4 @@
-"""The Ray trainable: one trial after another in one long-lived worker process, one epoch per step.
+"""What a worker process does: one trial after another, one epoch per step.
 
 All it needs to go on with a trial lies in the trial's checkpoint folder, so a restarted worker, a resumed study
 and an undisturbed run are the same to it.
@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,52 +18,47 @@ from typing import Any
 import psutil
 import ray
 import torch
-from ray import tune
 
 from search.claim import Claim, SupersededError, check_mark
+from search.slots import share_of_memory
+from search.study import StudySpec
 from trainables import data, loop
-from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.files import STATE, WEIGHTS, read_json, replace_file, write_json
 from trainables.folder import open_folder, patiently
 from trainables.footprint import footprint
 
 OBITUARY = "failure.json"
-REPORTED = (*(field.name for field in fields(loop.EpochReport)), "trainable_parameters", "memory_bytes", "node")
 log = logging.getLogger(__name__)
-_MEMORY_SHARE = 0.85
 _WATCH_SECONDS = 0.1
 
 
-class TrialWorker(tune.Trainable):
-    """Trains the trial that its configuration names.
+class Trials:
+    """The trials of one worker process, whose memory `memory_bytes` bounds; None means its share of the node.
 
-    `config` is the trial's own, `folder` that of its checkpoint, `remote` the address of the latter in an object store,
-    if the study lies in one; else `mark` is what `study`, its directory, must bear. `reported` is the last epoch that
-    the journal has; earlier ones are not reported again. `memory_bytes` bounds the worker's memory; None means its
-    share of the node.
+    Of what a trial is given, `params`, `baseline` and `seed` are its own in the study that `spec` describes. `folder`
+    is that of its checkpoint, `remote` the address of the latter in an object store, if the study lies in one; else
+    `mark` is what `study`, its directory, must bear. `reported` is the last epoch that the journal has; earlier ones
+    are not reported again.
     """
 
-    def setup(self, config: dict[str, Any]) -> None:
-        """Begins the first trial of this process."""
+    def __init__(self, memory_bytes: int | None) -> None:
         if not ray.get_gpu_ids():
             # Ray leaves the node's GPUs in sight of a worker that has none (ray-project/ray#54868).
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        self._memory_bytes = config["memory_bytes"] or memory_share_bytes()
+        self._memory_bytes = memory_bytes or memory_share_bytes()
         self._watch = MemoryWatch(self._memory_bytes)
-        self.reset_config(config)
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begins another trial in the same process."""
-        self._folder = Path(new_config["folder"])
-        self._remote = open_folder(new_config["remote"]) if new_config["remote"] else None
+    def begin(self, given: dict[str, Any]) -> None:
+        """Begins a trial; the one before is over."""
+        self._folder = Path(given["folder"])
+        self._remote = open_folder(given["remote"]) if given["remote"] else None
         self._claim = Claim(self._folder, self._remote)
         self._watch.claim = self._claim
-        self._reports = self._train(new_config)
-        return True
+        self._reports = self._train(given)
 
     def step(self) -> dict[str, Any]:
-        """The next epoch's report as a flat row, or the reason why there is none."""
+        """The next epoch's `report` as a flat row, or the reason why there is none."""
         obituary = self._folder / OBITUARY
         if obituary.exists():
             return _failed(read_json(obituary)["reason"])
@@ -86,10 +81,12 @@ class TrialWorker(tune.Trainable):
         if self._remote and (problem := self._put_away(report)):
             return problem
         return {
-            **report,
-            "trainable_parameters": self._size.trainable_parameters,
-            "memory_bytes": self._watch.used(),
-            "node": ray.util.get_node_ip_address(),
+            "report": {
+                **report,
+                "trainable_parameters": self._size.trainable_parameters,
+                "memory_bytes": self._watch.used(),
+                "node": ray.util.get_node_ip_address(),
+            }
         }
 
     def _put_away(self, report: dict[str, Any]) -> dict[str, Any] | None:
@@ -116,16 +113,10 @@ class TrialWorker(tune.Trainable):
                 content = patiently(partial(self._remote.read, name), log.warning, name)
                 replace_file(self._folder / name, partial(_write, content))
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: every epoch is saved in the study directory before it is reported."""
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing: see `save_checkpoint`."""
-
-    def _train(self, config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _train(self, given: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if not self._remote:
-            check_mark(Path(config["study"]), config["mark"])
-        trial = TrialConfig.from_json(config["config"])
+            check_mark(Path(given["study"]), given["mark"])
+        trial = StudySpec.from_json(given["spec"]).config(given["params"], given["baseline"], given["seed"])
         device = data.choose_device()
         data.release(trial.data, trial.features)
         dataset = data.load(trial.data)
@@ -136,7 +127,7 @@ class TrialWorker(tune.Trainable):
             self._take_up()
         inputs = data.trial_data(trial.data, trial.features, device, spare)
         for report in loop.train(trial, inputs, self._folder, self._claim.check):
-            if report.epoch > config["reported"]:
+            if report.epoch > given["reported"]:
                 yield asdict(report)
                 self._go_on()
 
@@ -186,20 +177,6 @@ def memory_share_bytes() -> int:
     node = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == node_id)
     share = max((amount / node[name] for name, amount in resources.items() if name in ("CPU", "GPU")), default=1.0)
     return share_of_memory(share)
-
-
-def share_of_memory(share: float) -> int:
-    """The bytes that a trial with that share of the node's cores or GPUs may use."""
-    return int(_MEMORY_SHARE * min(1.0, share) * total_memory_bytes())
-
-
-def total_memory_bytes() -> int:
-    """The memory of this machine, or of the container that this process is confined to."""
-    limits = [psutil.virtual_memory().total]
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            limits.append(int(Path(name).read_text()))
-    return min(limits)
 
 
 class MemoryWatch:

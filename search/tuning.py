@@ -20,9 +20,10 @@ from search.claim import mark
 from search.engine import Decision, Engine
 from search.machines import Machines
 from search.slots import Resources
-from search.trial import REPORTED, TrialWorker
+from search.worker import TrialWorker
 from trainables.errors import UserError
 
+_REPORT = "report/"
 WORKER_RETRIES, NODE_RETRIES = 3, 12
 log = logging.getLogger("etude")
 
@@ -143,6 +144,7 @@ class _Link:
 
     def __init__(self, engine: Engine, resources: Resources, left: int, gpus: dict[int, float]) -> None:
         self.engine, self.resources, self.left, self.gpus = engine, resources, left, gpus
+        self.spec = engine.spec.to_json()
         self.mark = mark(engine.journal.directory)
         self.numbers: dict[str, int] = {}
         self.deaths, self.losses = Counter[int](), Counter[int]()
@@ -161,9 +163,11 @@ class _Link:
             return None
         self.numbers[trial_id] = trial.number
         self.left -= 1
-        config = self.engine.spec.config(trial.params, trial.baseline, trial.seed)
         return {
-            "config": config.to_json(),
+            "spec": self.spec,
+            "params": dict(trial.params),
+            "baseline": trial.baseline,
+            "seed": trial.seed,
             "study": str(self.engine.journal.directory.absolute()),
             "mark": self.mark,
             "folder": str(self.engine.journal.folder(trial.number).absolute()),
@@ -189,7 +193,9 @@ class _Link:
                 self.engine.fail(number, result["lost"])
                 return Decision.FAIL
             before = self.engine.trials[number].epoch
-            decision = self.engine.report(number, {name: result[name] for name in REPORTED if name in result})
+            # Tune flattens what workers return, and adds of its own.
+            report = {name.removeprefix(_REPORT): result[name] for name in result if name.startswith(_REPORT)}
+            decision = self.engine.report(number, report)
             if self.engine.trials[number].epoch > before:
                 # Only what happens again and again at the same epoch tells against the trial.
                 self.deaths[number] = self.losses[number] = 0

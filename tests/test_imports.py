@@ -145,12 +145,24 @@ def test_importing_a_package_pulls_in_nothing_heavy_by_way_of_others(package: st
     assert {target: by for target, by in reached.items() if target.partition(".")[0] in forbidden} == {}
 
 
-def test_the_command_line_starts_without_torch_and_ray() -> None:
-    """They take seconds to import; an error in the arguments must not wait for them."""
-    known, reached, pending = modules(), set[str](), ["search.run"]
+def reached_at_import(*starts: str) -> set[str]:
+    """The packages that modules import, by way of the project's own."""
+    known, reached, pending = modules(), set[str](), [*starts]
     while pending:
         module = pending.pop()
         targets = {found.target for found in imports() if found.module == module and found.at_import}
         pending += [target for target in targets - reached if target in known]
         reached |= targets
-    assert not {target.partition(".")[0] for target in reached} & {"torch", "ray"}
+    return {target.partition(".")[0] for target in reached}
+
+
+def test_the_command_line_starts_without_torch_and_ray() -> None:
+    """They take seconds to import; an error in the arguments must not wait for them."""
+    assert not reached_at_import("search.run") & {"torch", "ray"}
+
+
+def test_trials_start_without_torch_in_the_search_itself() -> None:
+    """The process that forks the workers imports it meanwhile, and has the other core."""
+    reached = reached_at_import("search.session", "search.cluster", "search.tuning", "search.machines", "search.watch")
+    assert "ray" in reached
+    assert not reached & {"torch", "torchaudio", "torchvision"}

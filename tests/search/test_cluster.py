@@ -19,8 +19,8 @@ from search.machines import Machines
 from search.records import EPOCHS, TRIALS, Journal, read_rows
 from search.slots import Resources
 from search.study import StudySpec
-from search.trial import TrialWorker
 from search.tuning import _Link, run_trials
+from search.worker import TrialWorker
 from spaces.domains import Space
 from tests import faulty
 from tests.faults import family
@@ -110,11 +110,11 @@ def test_a_worker_whose_trial_another_took_up_does_nothing_more(tmp_path: Path, 
     engine = Engine(spec(family.space(0.0, tmp_path / "trace"), trials=1), Journal(tmp_path))
     config = _Link(engine, dataclasses.replace(ONE, memory_bytes=10**10), 1, {}).suggest("a")
     first, second = (ray.remote(TrialWorker).remote(config) for _ in range(2))
-    assert ray.get(first.train.remote(), timeout=LIMIT_SECONDS)["epoch"] == 1
-    assert ray.get(second.train.remote(), timeout=LIMIT_SECONDS)["epoch"] == 1
+    assert ray.get(first.train.remote(), timeout=LIMIT_SECONDS)["report"]["epoch"] == 1
+    assert ray.get(second.train.remote(), timeout=LIMIT_SECONDS)["report"]["epoch"] == 1
     with pytest.raises(ray.exceptions.RayTaskError, match="SupersededError"):
         ray.get(first.train.remote(), timeout=LIMIT_SECONDS)
-    assert ray.get(second.train.remote(), timeout=LIMIT_SECONDS)["epoch"] == 2
+    assert ray.get(second.train.remote(), timeout=LIMIT_SECONDS)["report"]["epoch"] == 2
     trace = [json.loads(line) for line in (tmp_path / "trace").read_text().splitlines()]
     assert [row["epoch"] for row in trace if row["what"] == "begun"] == [1, 2]
 

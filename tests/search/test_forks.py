@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from search import forks
 from tests.faults.nodes import wait_until
 
+ROOT = Path(__file__).parents[2]
 PLAIN = ("--language=PYTHON", '--serialized-runtime-env-context={"env_vars": {"ADDED": "by Ray"}}')
 WORKER = """
 import json, os, signal, sys
@@ -177,8 +179,42 @@ def test_the_server_ends_with_the_process_that_began_it() -> None:
     assert not address.parent.exists()
 
 
+def test_none_is_begun_where_its_socket_can_have_no_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A socket's path may have 107 letters."""
+    long = tmp_path / ("long" * 30)
+    long.mkdir()
+    for folder in (long, tmp_path / "nowhere"):
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        with forks.server():
+            assert forks.ADDRESS not in os.environ
+    assert not list(long.iterdir())
+
+
+def test_a_fork_that_cannot_take_over_leaves_the_worker_to_itself(server: Server, tmp_path: Path) -> None:
+    """Its folder is gone by the time it is asked."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    worker = tmp_path / "worker.py"
+    worker.write_text(WORKER.replace('"folder": os.getcwd(),', '"folder": None,'))
+    command = (
+        "import os, sys; sys.path.insert(0, sys.argv[1]); from search import forks\n"
+        "found = os.getcwd(); os.rmdir(found); forks.Path.cwd = lambda: found; print(forks._ask([sys.argv[2]], {}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", command, str(ROOT), str(worker)],
+        cwd=folder,
+        env={**os.environ, forks.ADDRESS: server.address},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
+    assert done.stdout == "False\n"
+    assert "FileNotFoundError" in done.stderr
+
+
 def test_none_is_begun_where_there_are_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(forks, "_NVIDIA", tmp_path)
+    monkeypatch.setattr(forks, "_GPUS", ("/nowhere", str(tmp_path)))
     with forks.server():
         assert forks.ADDRESS not in os.environ
 

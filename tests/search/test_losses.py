@@ -1,5 +1,7 @@
 """Workers that are lost: which losses tell against a trial, and what becomes of it."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from search.study import StudySpec
 from search.tuning import NODE_RETRIES, WORKER_RETRIES, _Link
 from trainables.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 DIED = "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"
 NODE = "The actor died because its node has died. Node Id: c4274c42"
 AWAY = "The actor is temporarily unavailable: RpcError"
@@ -29,7 +32,8 @@ def link(tmp_path: Path, make_spec: Callable[..., StudySpec]) -> _Link:
 
 
 def report(link: _Link, epoch: int) -> Decision:
-    return link.decide("a", {"epoch": epoch, "score": 0.5, "best_epoch": 1, "failure": None, "ended": False})
+    row = {"epoch": epoch, "score": 0.5, "best_epoch": 1, "failure": None, "ended": False}
+    return link.decide("a", {"training_iteration": 1, **{f"report/{name}": value for name, value in row.items()}})
 
 
 def lose(link: _Link, words: str, times: int) -> int:
@@ -92,3 +96,26 @@ def test_a_node_without_the_code_stops_the_study(link: _Link) -> None:
     assert isinstance(link.abort, UserError)
     assert "same code and environment" in str(link.abort) and "No module 'x'" in str(link.abort)
     assert link.suggest("b") is None
+
+
+_SUGGESTING = """
+import sys
+from pathlib import Path
+from search.engine import Engine
+from search.records import Journal
+from search.slots import Resources
+from search.tuning import _Link
+from tests.search.conftest import DATA, SPACE
+from search.study import StudySpec
+engine = Engine(StudySpec("toy", SPACE, DATA, 3, 9, 1, 3, 0, 1, False), Journal(Path(sys.argv[1])))
+found = _Link(engine, Resources(1, 0.0, 1), 3, {}).suggest("a")
+print(found["seed"] == engine.trials[0].seed, "ray" in sys.modules, "torch" in sys.modules)
+"""
+
+
+def test_a_trial_is_suggested_without_torch(tmp_path: Path) -> None:
+    """It takes seconds to import, for which the first trial would wait."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SUGGESTING, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "True True False\n", done.stderr

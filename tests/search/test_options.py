@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 
 import spaces
-from search import options, places, preflight, versions
+from search import disk, options, places, preflight, session, versions
 from search.cluster import cluster
 from search.progress import Terminal
 from search.run import say_corpus
@@ -361,9 +361,30 @@ def test_nobody_at_the_address_is_said_at_once() -> None:
 
 
 def test_too_little_disk_is_refused_with_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1_000_000))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1_000_000))
     with pytest.raises(UserError, match=r"needs about 1.2 GB of disk, but .* has 0.0 GB free"):
-        preflight.check_disk(tmp_path / "not" / "yet", 1_000_000_000)
+        disk.check_disk(tmp_path / "not" / "yet", 1_000_000_000)
+
+
+def test_a_disk_with_room_for_all_that_memory_holds_is_not_reckoned_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settle: Settle
+) -> None:
+    """To count the largest network's weights takes Torch; no checkpoint is larger than its trial's memory."""
+    spec, _, corpus = settle("--space", "lstm", "--trials", "50", "--cpus-per-trial", "1")
+    monkeypatch.setattr(disk.psutil, "cpu_count", lambda: 4)
+    monkeypatch.setattr(disk, "share_of_memory", lambda share: int(4e9 * share))
+    kept = 2 + 3 + len(spec.baselines)
+    for free, roomy in ((kept * 10**9 + 200_000_000, True), (kept * 10**9 + 199_999_999, False)):
+        monkeypatch.setattr(disk.shutil, "disk_usage", lambda _, free=free: shutil._ntuple_diskusage(10**12, 0, free))
+        assert disk.is_roomy(tmp_path, spec, slots=2) is roomy
+    parameters = preflight.most_parameters(spec, corpus)
+    assert disk.checkpoint_bytes(spec, parameters, slots=2) == kept * 16 * parameters < kept * 10**9
+    session._check_disk(tmp_path, spec, corpus, 2)
+    monkeypatch.setattr(
+        disk.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**12, 0, kept * 16 * parameters)
+    )
+    with pytest.raises(UserError, match=r"needs about .* GB of disk"):
+        session._check_disk(tmp_path, spec, corpus, 2)
 
 
 def dry_run(*arguments: str, cache: Path) -> "subprocess.CompletedProcess[str]":

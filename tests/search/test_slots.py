@@ -234,6 +234,5 @@ def test_a_trial_without_a_gpu_sees_none(ids: list[int], expected: str, monkeypa
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.setattr(trial.ray, "get_gpu_ids", lambda: ids)
     monkeypatch.setattr(trial, "MemoryWatch", lambda limit: None)
-    monkeypatch.setattr(trial.TrialWorker, "reset_config", lambda self, config: True)
-    object.__new__(trial.TrialWorker).setup({"memory_bytes": 1})
+    trial.Trials(memory_bytes=1)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == expected

@@ -1,0 +1,49 @@
+"""Room on the disk for a study's checkpoints."""
+
+import shutil
+from pathlib import Path
+
+import psutil
+
+from search.engine import KEPT_TRIALS
+from search.slots import share_of_memory
+from search.study import StudySpec
+from trainables.errors import UserError
+
+# A checkpoint holds the weights, two moments per weight with Adam, and the best weights again.
+_CHECKPOINT_BYTES_PER_PARAMETER = 16
+_SPARE_BYTES = 200_000_000
+
+
+def checkpoint_bytes(spec: StudySpec, parameters: int, slots: int) -> int:
+    """What the checkpoints of live and top trials take at most, if all were of a model of so many `parameters`."""
+    return _kept(spec, slots) * parameters * _CHECKPOINT_BYTES_PER_PARAMETER
+
+
+def check_disk(folder: Path, needed_bytes: int) -> None:
+    """Raises UserError where a study's checkpoints would not fit."""
+    free = free_bytes(folder)
+    if free < needed_bytes + _SPARE_BYTES:
+        raise UserError(
+            f"The study needs about {(needed_bytes + _SPARE_BYTES) / 1e9:.1f} GB of disk, but {folder} has "
+            f"{free / 1e9:.1f} GB free. Make room or name another place with --storage."
+        )
+
+
+def is_roomy(folder: Path, spec: StudySpec, slots: int) -> bool:
+    """Whether there is room for the checkpoints of whatever networks this machine's memory holds.
+
+    That is told without building the study's largest one. What lies in a checkpoint lies in memory too as it is
+    trained, or in place of the best weights their gradients.
+    """
+    share = share_of_memory(spec.cpus_per_trial / (psutil.cpu_count() or 1))
+    return free_bytes(folder) >= _kept(spec, slots) * share + _SPARE_BYTES
+
+
+def free_bytes(folder: Path) -> int:
+    """The free bytes where a folder lies or will lie."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
+
+
+def _kept(spec: StudySpec, slots: int) -> int:
+    return min(spec.trials, slots + KEPT_TRIALS + len(spec.baselines))
