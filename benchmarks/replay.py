@@ -195,25 +195,6 @@ class _Halving:
         return not last and epoch not in self._arrived
 
 
-class _Clairvoyant:
-    """Random points, each stopped after three epochs unless it will be the best so far: no scheduler can know more."""
-
-    def __init__(self, curves: Curves, seed: int) -> None:
-        self._points, self._curves, self._seed = _random_points(curves.space, seed), curves, seed
-        self._finals: list[float] = []
-        self._best = 0.0
-
-    def start(self) -> tuple[int, Params] | None:
-        number = len(self._finals)
-        params = self._points(number)
-        self._finals.append(float(self._curves.scores[_recorded(self._curves, params, self._seed, number)].max()))
-        return number, params
-
-    def report(self, trial: int, epoch: int, score: float, best: float, best_epoch: int, last: bool) -> bool:
-        self._best = max(self._best, best)
-        return not last and (epoch < _FIRST or self._finals[trial] > self._best)
-
-
 class _Stock:
     """Ray's ASHA and OptunaSearch, called in the order in which Tune calls them."""
 
@@ -341,6 +322,16 @@ def regrets(search: _Search, curves: Curves, seed: int, budget: int, slots: int)
     return found
 
 
+def clairvoyant(curves: Curves, seed: int) -> list[float]:
+    """Regrets of a scheduler that sees after three epochs how each random point ends, and trains only the best on."""
+    points = _random_points(curves.space, seed)
+    finals = [
+        float(curves.scores[_recorded(curves, points(number), seed, number)].max())
+        for number in range(1 + (BUDGETS[-1] - EPOCHS) // _FIRST)
+    ]
+    return [curves.best - max(finals[: 1 + (budget - EPOCHS) // _FIRST]) for budget in BUDGETS]
+
+
 STRATEGIES = (
     "this project",
     "this project, no default",
@@ -362,6 +353,8 @@ def replay(family: str, strategy: str, seed: int, slots: int) -> list[float]:
     curves, most = Curves.load(family), BUDGETS[-1]
     if strategy == "3 epochs, then best":  # it must know its budget beforehand
         return [float(regrets(_FirstThenBest(curves, seed, b), curves, seed, b, slots)[-1]) for b in BUDGETS]
+    if strategy == "clairvoyant":
+        return clairvoyant(curves, seed)
     with tempfile.TemporaryDirectory() as folder:
         search: _Search
         if strategy.startswith("this"):
@@ -371,8 +364,6 @@ def replay(family: str, strategy: str, seed: int, slots: int) -> list[float]:
             search = _Stock(curves, seed, **rungs)
         elif strategy in ("random, stopped", "random, promoted"):
             search = _Halving(curves, seed, promoting=strategy == "random, promoted")
-        elif strategy == "clairvoyant":
-            search = _Clairvoyant(curves, seed)
         else:
             search = _Random(curves, seed)
         factor = 2 if strategy == "random, twice" else 1

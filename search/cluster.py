@@ -24,6 +24,7 @@ _FOR_CLUSTERS = ("start_monitor", "start_log_monitor", "start_api_server")
 def cluster(address: str | None) -> Iterator[None]:
     """A running Ray: that of the process if there is one, the one at `address`, or a local one for the time."""
     if address is not None:
+        forks.dismiss()
         _check_reachable(address)
     if ray.is_initialized():
         yield

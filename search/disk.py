@@ -3,8 +3,6 @@
 import shutil
 from pathlib import Path
 
-import psutil
-
 from search.engine import KEPT_TRIALS
 from search.slots import share_of_memory
 from search.study import StudySpec
@@ -34,10 +32,9 @@ def is_roomy(folder: Path, spec: StudySpec, slots: int) -> bool:
     """Whether there is room for the checkpoints of whatever networks this machine's memory holds.
 
     That is told without building the study's largest one. What lies in a checkpoint lies in memory too as it is
-    trained, or in place of the best weights their gradients.
+    trained, or in place of the best weights their gradients; `slots` trials at a time share the memory.
     """
-    share = share_of_memory(spec.cpus_per_trial / (psutil.cpu_count() or 1))
-    return free_bytes(folder) >= _kept(spec, slots) * share + _SPARE_BYTES
+    return free_bytes(folder) >= _kept(spec, slots) * share_of_memory(1 / slots) + _SPARE_BYTES
 
 
 def free_bytes(folder: Path) -> int:

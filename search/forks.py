@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ _PRELOADED = ("trainables.data", "trainables.folder", "trainables.footprint", "t
 _ANSWER_SECONDS = 30.0
 _GPUS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 _TAKEN = b"taken"
+_servers: list["subprocess.Popen[bytes]"] = []
 
 
 @contextlib.contextmanager
@@ -47,7 +49,6 @@ def server() -> Iterator[None]:
 @contextlib.contextmanager
 def _started() -> Iterator[str]:
     """A server, for the time; its address."""
-    import subprocess
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="etude-", ignore_cleanup_errors=True) as folder:
@@ -58,18 +59,26 @@ def _started() -> Iterator[str]:
             # In a session of its own: a Ctrl-C at the terminal is for the search, which ends its workers in order.
             process = subprocess.Popen(
                 [sys.executable, "-P", "-c", f"from search.forks import serve; serve({listener.fileno()})"],
-                env={"OMP_NUM_THREADS": "1", **os.environ},  # read when NumPy is imported; Ray says the same to workers
+                env={**os.environ, "OMP_NUM_THREADS": "1"},  # NumPy's library begins its threads when it is imported
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
                 pass_fds=[listener.fileno()],
             )
+        _servers.append(process)
         try:
             yield address
         finally:
+            _servers.remove(process)
             process.kill()
             process.communicate()
+
+
+def dismiss() -> None:
+    """Ends the server, where it turns out that the workers are not here."""
+    for process in _servers:
+        process.kill()
 
 
 def serve(file: int) -> None:
@@ -106,6 +115,7 @@ def _become(asking: socket.socket) -> None:
 
     It says so when nothing is left that might fail, or else the other goes on by itself.
     """
+    import resource
     import runpy
     import signal
 
@@ -114,6 +124,7 @@ def _become(asking: socket.socket) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    resource.setrlimit(resource.RLIMIT_NOFILE, asked["open_files"])
     os.setpgid(0, 0)  # Ray ends a worker's group with it
     signal.pthread_sigmask(signal.SIG_SETMASK, asked["blocked"])
     Path("/proc/self/oom_score_adj").write_text(asked["oom_score_adj"])
@@ -121,6 +132,7 @@ def _become(asking: socket.socket) -> None:
     os.environ.clear()
     os.environ.update(asked["environment"])
     sys.argv = asked["command"]
+    Path(sys.argv[0]).open("rb").close()
     asking.sendall(_TAKEN)
     asking.close()
     runpy.run_path(sys.argv[0], run_name="__main__")
@@ -128,6 +140,7 @@ def _become(asking: socket.socket) -> None:
 
 def _ask(command: list[str], added: dict[str, str]) -> bool:
     """Has the server fork a process for the command of a Python worker; whether it did."""
+    import resource
     import signal
 
     try:
@@ -135,6 +148,7 @@ def _ask(command: list[str], added: dict[str, str]) -> bool:
             "command": command,
             "folder": str(Path.cwd()),
             "environment": {**os.environ, **added},
+            "open_files": resource.getrlimit(resource.RLIMIT_NOFILE),
             "blocked": list(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
             "oom_score_adj": Path("/proc/self/oom_score_adj").read_text(),
         }
@@ -152,11 +166,17 @@ def _ask(command: list[str], added: dict[str, str]) -> bool:
 def _begin_worker(given: list[str]) -> None:
     """What Ray calls in place of its own `setup_worker.py`, with the same arguments."""
     named = dict(argument.partition("=")[::2] for argument in given if argument.startswith(("--lang", "--serial")))
+    command = [argument for argument in given if argument.partition("=")[0] not in named]
     context = json.loads(named.get("--serialized-runtime-env-context", "{}"))
     added = context.pop("env_vars", {})
-    python = context.pop("py_executable", sys.executable) == sys.executable and named.get("--language") == "PYTHON"
-    plain = python and not any(context.values()) and not any("$" in value for value in added.values())
-    if plain and _ask([argument for argument in given if argument.partition("=")[0] not in named], added):
+    if (
+        named.get("--language") == "PYTHON"
+        and not command[0].startswith("-")  # a flag for Python itself
+        and context.pop("py_executable", sys.executable) == sys.executable
+        and not any(context.values())
+        and not any(name.startswith(("PYTHON", "LD_")) or "$" in value for name, value in added.items())
+        and _ask(command, added)
+    ):
         return
     from importlib.util import find_spec
 

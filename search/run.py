@@ -159,7 +159,8 @@ def leave(code: int) -> NoReturn:
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+            if stream:  # a closed one is None
+                stream.flush()
     os._exit(code)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import spaces
 from search.scheduler import rung_epochs
 from spaces.domains import Baseline, Params, Space
-from trainables.config import DataConfig, TrialConfig, resolve
+from trainables.config import DataConfig, TrialConfig, from_point, point
 from trainables.corpora.splits import Split
 from trainables.corpora.store import Store
 from trainables.errors import UserError
@@ -60,8 +60,12 @@ class StudySpec:
 
     def config(self, params: Params, baseline: str | None, seed: int) -> TrialConfig:
         """The resolved configuration of one trial."""
+        return from_point(self.point(params, baseline, seed))
+
+    def point(self, params: Params, baseline: str | None, seed: int) -> dict[str, Any]:
+        """What a worker resolves to the configuration of one trial."""
         overrides = next((b.settings for b in self.space.baselines if b.name == baseline), None)
-        return resolve(
+        return point(
             self.space,
             params,
             data=self.data,

@@ -21,8 +21,8 @@ import torch
 
 from search.claim import Claim, SupersededError, check_mark
 from search.slots import share_of_memory
-from search.study import StudySpec
 from trainables import data, loop
+from trainables.config import from_point
 from trainables.errors import UserError
 from trainables.files import STATE, WEIGHTS, read_json, replace_file, write_json
 from trainables.folder import open_folder, patiently
@@ -36,10 +36,9 @@ _WATCH_SECONDS = 0.1
 class Trials:
     """The trials of one worker process, whose memory `memory_bytes` bounds; None means its share of the node.
 
-    Of what a trial is given, `params`, `baseline` and `seed` are its own in the study that `spec` describes. `folder`
-    is that of its checkpoint, `remote` the address of the latter in an object store, if the study lies in one; else
-    `mark` is what `study`, its directory, must bear. `reported` is the last epoch that the journal has; earlier ones
-    are not reported again.
+    Of what a trial is given, `point` is what its configuration is made of, `folder` that of its checkpoint, `remote`
+    the address of the latter in an object store, if the study lies in one; else `mark` is what `study`, its directory,
+    must bear. `reported` is the last epoch that the journal has; earlier ones are not reported again.
     """
 
     def __init__(self, memory_bytes: int | None) -> None:
@@ -116,7 +115,7 @@ class Trials:
     def _train(self, given: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if not self._remote:
             check_mark(Path(given["study"]), given["mark"])
-        trial = StudySpec.from_json(given["spec"]).config(given["params"], given["baseline"], given["seed"])
+        trial = from_point(given["point"])
         device = data.choose_device()
         data.release(trial.data, trial.features)
         dataset = data.load(trial.data)

@@ -144,7 +144,6 @@ class _Link:
 
     def __init__(self, engine: Engine, resources: Resources, left: int, gpus: dict[int, float]) -> None:
         self.engine, self.resources, self.left, self.gpus = engine, resources, left, gpus
-        self.spec = engine.spec.to_json()
         self.mark = mark(engine.journal.directory)
         self.numbers: dict[str, int] = {}
         self.deaths, self.losses = Counter[int](), Counter[int]()
@@ -164,10 +163,7 @@ class _Link:
         self.numbers[trial_id] = trial.number
         self.left -= 1
         return {
-            "spec": self.spec,
-            "params": dict(trial.params),
-            "baseline": trial.baseline,
-            "seed": trial.seed,
+            "point": self.engine.spec.point(trial.params, trial.baseline, trial.seed),
             "study": str(self.engine.journal.directory.absolute()),
             "mark": self.mark,
             "folder": str(self.engine.journal.folder(trial.number).absolute()),

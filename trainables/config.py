@@ -139,18 +139,47 @@ def resolve(
     overrides: Mapping[str, Value] | None = None,
 ) -> TrialConfig:
     """The configuration of one point of a space; `overrides` are a baseline's own settings."""
-    values: dict[str, Any] = {**space.settings, **(overrides or {}), **params}
-    module = network(space.network)
+    return from_point(
+        point(space, params, data=data, seed=seed, max_epochs=max_epochs, threads=threads, overrides=overrides)
+    )
+
+
+def point(
+    space: Space,
+    params: Mapping[str, Value],
+    *,
+    data: DataConfig,
+    seed: int,
+    max_epochs: int,
+    threads: int,
+    overrides: Mapping[str, Value] | None = None,
+) -> dict[str, Any]:
+    """All that makes one point of a space a configuration, as a plain record; unlike that it takes no Torch."""
+    return {
+        "family": space.name,
+        "network": space.network,
+        "values": {**space.settings, **(overrides or {}), **params},
+        "data": asdict(data),
+        "seed": seed,
+        "max_epochs": max_epochs,
+        "threads": threads,
+    }
+
+
+def from_point(record: Mapping[str, Any]) -> TrialConfig:
+    """The configuration of what `point` gave."""
+    values: dict[str, Any] = record["values"]
+    module = network(record["network"])
     return TrialConfig(
-        family=space.name,
-        network=space.network,
-        data=data,
+        family=record["family"],
+        network=record["network"],
+        data=DataConfig(**record["data"]),
         features=module.features(values),
         augment=Augment(**{name: float(values.get(name, 0.0)) for name in Augment.__dataclass_fields__}),
         model=module.configure(values),
-        training=_training(values, max_epochs),
-        seed=seed,
-        threads=threads,
+        training=_training(values, record["max_epochs"]),
+        seed=record["seed"],
+        threads=record["threads"],
     )
 
 

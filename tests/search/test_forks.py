@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from tests.faults.nodes import wait_until
 ROOT = Path(__file__).parents[2]
 PLAIN = ("--language=PYTHON", '--serialized-runtime-env-context={"env_vars": {"ADDED": "by Ray"}}')
 WORKER = """
-import json, os, signal, sys
+import json, os, resource, signal, sys
 print(json.dumps({
     "command": sys.argv, "name": __name__, "folder": os.getcwd(),
     "parent": os.getppid(), "torch": "torch" in sys.modules,
@@ -29,13 +30,17 @@ print(json.dumps({
     "blocked": signal.SIGUSR1 in signal.pthread_sigmask(signal.SIG_BLOCK, ()),
     "threads": len(os.listdir("/proc/self/task")), "blas": os.environ.get("OMP_NUM_THREADS"),
     "torch_threads": "torch" in sys.modules and sys.modules["torch"].get_num_threads(),
+    "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
     "files": len(os.listdir("/proc/self/fd")), "input": sys.stdin.read(),
     "oom_score_adj": open("/proc/self/oom_score_adj").read().strip(),
 }))
 sys.exit(3)
 """
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or any(Path(name).exists() for name in forks._GPUS),
+    reason="forks are for Linux without GPUs",
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,8 @@ def begin(folder: Path, address: str | None, *arguments: str) -> dict[str, Any]:
     worker = folder / "worker.py"
     worker.write_text(WORKER)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
     try:
         process = subprocess.Popen(
             [sys.executable, forks.__file__, str(worker), "one", *arguments],
@@ -75,6 +82,7 @@ def begin(folder: Path, address: str | None, *arguments: str) -> dict[str, Any]:
         )
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     said, _ = process.communicate("input", timeout=60)
     return {"asker": process.pid, "code": process.returncode, **json.loads(said)}
 
@@ -87,6 +95,7 @@ def test_a_worker_is_a_fork_and_yet_as_ray_began_it(server: Server, tmp_path: Pa
     assert (found["name"], found["folder"], found["input"]) == ("__main__", str(tmp_path), "input")
     assert (found["added"], found["own"], found["others"]) == ("by Ray", "its own", None)
     assert found["leads"] and found["blocked"]
+    assert found["open_files"] == resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1
     assert (found["threads"], found["torch_threads"], found["blas"]) == (1, 1, None)
     assert found["files"] == 4, "its own three, the listing's, and none of the server's"
     assert found["code"] == 0
@@ -126,6 +135,7 @@ def test_the_kernel_ends_a_forked_worker_first_where_ray_wants_it_so(server: Ser
         '{"py_executable": "/usr/bin/env -S python"}',
         '{"override_worker_entrypoint": "worker.py"}',
         '{"env_vars": {"ADDED": "${OWN} too"}}',
+        '{"env_vars": {"PYTHONPATH": "/nowhere"}}',
     ],
 )
 def test_what_ray_wants_otherwise_is_left_to_ray(context: str, server: Server, tmp_path: Path) -> None:
@@ -134,6 +144,30 @@ def test_what_ray_wants_otherwise_is_left_to_ray(context: str, server: Server, t
     assert not found["torch"]
     assert found["parent"] != server.process.pid
     assert found["code"] == 3
+
+
+def test_flags_for_python_itself_are_left_to_ray(server: Server, tmp_path: Path) -> None:
+    """Ray puts them before the worker's file where user packages are off, as PYTHONNOUSERSITE has it."""
+    worker = tmp_path / "worker.py"
+    worker.write_text(WORKER)
+    done = subprocess.run(
+        [sys.executable, forks.__file__, "-s", str(worker), *PLAIN],
+        env={**os.environ, forks.ADDRESS: server.address},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
+    assert not json.loads(done.stdout)["torch"]
+
+
+def test_a_server_that_nobody_needs_can_be_dismissed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forks, "_servers", [])  # not the fixture's
+    before = psutil.Process().children()
+    with forks.server():
+        (process,) = set(psutil.Process().children()) - set(before)
+        forks.dismiss()
+        wait_until(lambda: process.status() == psutil.STATUS_ZOMBIE, "the server to end", 10)
 
 
 @pytest.mark.parametrize("address", [None, "/nowhere/forks"])
@@ -175,7 +209,7 @@ def test_the_server_ends_with_the_process_that_began_it() -> None:
         (server,) = psutil.Process(process.pid).children()
         assert address.is_socket()
         process.kill()
-    wait_until(lambda: not server.is_running(), "the server to end", 30)
+    wait_until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE, "the server to end", 30)
     assert not address.parent.exists()
 
 

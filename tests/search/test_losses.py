@@ -109,7 +109,7 @@ from tests.search.conftest import DATA, SPACE
 from search.study import StudySpec
 engine = Engine(StudySpec("toy", SPACE, DATA, 3, 9, 1, 3, 0, 1, False), Journal(Path(sys.argv[1])))
 found = _Link(engine, Resources(1, 0.0, 1), 3, {}).suggest("a")
-print(found["seed"] == engine.trials[0].seed, "ray" in sys.modules, "torch" in sys.modules)
+print(found["point"]["seed"] == engine.trials[0].seed, "ray" in sys.modules, "torch" in sys.modules)
 """
 
 

@@ -371,8 +371,7 @@ def test_a_disk_with_room_for_all_that_memory_holds_is_not_reckoned_with(
 ) -> None:
     """To count the largest network's weights takes Torch; no checkpoint is larger than its trial's memory."""
     spec, _, corpus = settle("--space", "lstm", "--trials", "50", "--cpus-per-trial", "1")
-    monkeypatch.setattr(disk.psutil, "cpu_count", lambda: 4)
-    monkeypatch.setattr(disk, "share_of_memory", lambda share: int(4e9 * share))
+    monkeypatch.setattr(disk, "share_of_memory", lambda share: int(2e9 * share))
     kept = 2 + 3 + len(spec.baselines)
     for free, roomy in ((kept * 10**9 + 200_000_000, True), (kept * 10**9 + 199_999_999, False)):
         monkeypatch.setattr(disk.shutil, "disk_usage", lambda _, free=free: shutil._ntuple_diskusage(10**12, 0, free))
