@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from analysis.predict import run
+from trainables.files import from_home
 
 if TYPE_CHECKING:
     from analysis.report import Listen
@@ -33,7 +34,7 @@ def _command(locations: tuple[str, ...], output: Path | None) -> None:
     """
     if output is None:
         alone = len(locations) == 1 and "://" not in locations[0]
-        output = Path(locations[0]).expanduser() / "report" if alone else Path("report")
+        output = from_home(locations[0]) / "report" if alone else Path("report")
     click.echo(f"Reading {', '.join(locations)} …", err=True)
     # Imported here, because pandas and matplotlib take a second, in which something should stand on the screen.
     from analysis import report

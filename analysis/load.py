@@ -68,7 +68,7 @@ class Model:
             table = pd.read_parquet(io.BytesIO(content))
         except (ArrowException, LookupError, OSError, ValueError) as error:
             raise whole.damaged(file, str(error).splitlines()[0]) from error
-        whole.predictions(table, file)
+        whole.predictions(table, self.config["classes"], file)
         return table
 
 

@@ -1,7 +1,7 @@
 """What the files of a study must hold. It is checked once, as they are read, so that nothing else need expect less."""
 
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -39,16 +39,20 @@ def _maybe(what: Is) -> Is:
     return lambda value: value is None or what(value)
 
 
+def _all(what: Is) -> Is:
+    return lambda value: isinstance(value, list) and all(map(what, value))
+
+
 def _several(what: Is) -> Is:
-    return lambda value: isinstance(value, list) and len(value) > 0 and all(map(what, value))
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_text, value))
+    return lambda value: _all(what)(value) and len(value) > 0
 
 
 def _classes(value: Any) -> bool:
     return _several(_text)(value) and len(set(value)) == len(value)
+
+
+def _shares(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_share, value.values()))
 
 
 def _limits(value: Any) -> bool:
@@ -61,12 +65,14 @@ def _one_of(*words: str) -> Is:
 
 _ORIGIN = _one_of("published", "default", "sampled")
 
+# What earlier versions did not write need not be there.
 STUDY: Mapping[str, Is] = {
     "space": _object, "data": _object, "trials": _count, "max_epochs": _count, "grace_epochs": _count,
     "reduction_factor": _count, "rungs": _several(_count), "classes": _classes, "splits": _object, "created": _text,
     "commit": _maybe(_text),
 }  # fmt: skip
-DATA: Mapping[str, Is] = {"corpus": _text, "task": _text}
+STUDY_LATER: Mapping[str, Is] = {"fixed": _all(_text), "majority_share": _shares}
+DATA: Mapping[str, Is] = {"corpus": _text, "task": _text, "split": _text}
 SPLIT: Mapping[str, Is] = {"clips": _count, "groups": _count}
 ROW: Mapping[str, Is] = {"seq": _count, "time": _number, "event": _text}
 EVENTS: Mapping[str, Mapping[str, Is]] = {
@@ -82,15 +88,19 @@ EVENTS: Mapping[str, Mapping[str, Is]] = {
 MODEL: Mapping[str, Is] = {
     "trial": _count, "baseline": _maybe(_text), "origin": _ORIGIN, "score": _share, "best_epoch": _count,
     "epochs": _count, "trainable_parameters": _count, "training_seconds": _number, "prediction_ms": _number,
-    "params": _object, "changes": _texts, "splits": _object,
+    "params": _object, "changes": _all(_text), "splits": _object,
 }  # fmt: skip
 SCORES: Mapping[str, Is] = {
     **SPLIT, "accuracy": _share, "balanced_accuracy": _share, "macro_f1": _share, "cross_entropy": _number,
     "balanced_accuracy_interval": _maybe(_limits),
 }  # fmt: skip
 CONFIG: Mapping[str, Is] = {"config": _object, "classes": _classes}
+CONFIG_LATER: Mapping[str, Is] = {"layers": _all(_object)}
+LAYER: Mapping[str, Is] = {
+    "name": _text, "kind": _text, "output_shape": _maybe(_all(_count)), "parameters": _count, "trainable": _count
+}  # fmt: skip
 CONFIG_DATA: Mapping[str, Is] = {
-    **DATA, "digest": _text, "split": _text, "split_seed": _number, "keep_synth_lead": lambda value: value in (0, 1)
+    **DATA, "digest": _text, "split_seed": _number, "keep_synth_lead": lambda value: value in (0, 1)
 }  # fmt: skip
 
 
@@ -110,9 +120,15 @@ def require(content: Any, kinds: Mapping[str, Is], file: str) -> None:
             raise damaged(file, f"{name!r} may not be {reprlib.repr(content[name])}")
 
 
+def _allow(content: Mapping[str, Any], kinds: Mapping[str, Is], file: str) -> None:
+    """The same for values that need not be there."""
+    require(content, {name: fits for name, fits in kinds.items() if name in content}, file)
+
+
 def study(spec: Any, file: str) -> None:
     """Raises UserError unless this is a `study.json`."""
     require(spec, STUDY, file)
+    _allow(spec, STUDY_LATER, file)
     require(spec["data"], DATA, f"data of {file}")
     for name, split in spec["splits"].items():
         require(split, SPLIT, f"split {name} of {file}")
@@ -134,15 +150,20 @@ def model(metrics: Any, config: Any, folder: str) -> None:
     require(config, CONFIG, file)
     require(config["config"], {"data": _object}, file)
     require(config["config"]["data"], CONFIG_DATA, f"data of {file}")
+    _allow(config, CONFIG_LATER, file)
+    for layer in config.get("layers", []):
+        require(layer, LAYER, f"a layer of {file}")
 
 
-def predictions(table: pd.DataFrame, file: str) -> None:
-    """Raises UserError unless these are predictions as `trainables.evaluate.predict` makes them."""
+def predictions(table: pd.DataFrame, named: Sequence[str], file: str) -> None:
+    """Raises UserError unless these are predictions of these classes, as `trainables.evaluate.predict` makes them."""
     columns = ["name", "split", "group", "true", "predicted"]
     missing = [name for name in columns if name not in table]
     classes = classes_of(table)
     if missing or not classes:
         raise damaged(file, f"the column {missing[0]!r} is missing" if missing else "it has no probabilities")
+    if set(classes) != set(named):
+        raise damaged(file, f"its classes are {reprlib.repr(classes)}, its model's {reprlib.repr(list(named))}")
     if table.empty or table[columns].isna().any(axis=None):
         raise damaged(file, "it has no rows" if table.empty else "some of its cells are empty")
     if not all(pd.api.types.is_numeric_dtype(table[f"p_{name}"]) for name in classes):

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import spaces
 from search import adapt
 from trainables import corpora, data, loop
-from trainables.config import DataConfig, resolve
+from trainables.config import DataConfig, point, resolve
 
 SECONDS, KEPT_BYTES = 1.0, 300 * 10**6
 # Networks that are small against their inputs, so that the data path shows: one per kind of input.
@@ -78,7 +78,7 @@ def trained(corpus: Path, family: str, epochs: int) -> dict[str, float]:
         store = corpora.open_corpus(named)
         space = adapt.fitted(adapt.fixed(spaces.load(family), FAMILIES[family]), store.clip_seconds)
         config = DataConfig(named, store.digest, corpora.tasks(named)[0], False, corpora.splits_of(named)[0], 0)
-        trial = resolve(space, space.default, data=config, seed=0, max_epochs=epochs, threads=1)
+        trial = resolve(point(space, space.default, data=config, seed=0, max_epochs=epochs, threads=1))
         inputs = data.trial_data(config, trial.features, torch.device("cpu"), 2 * KEPT_BYTES)
         ready = time.perf_counter()
         ends = []
@@ -106,6 +106,8 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--step", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.epochs < 2:
+        parser.error("--epochs must be at least 2, since the first is told apart.")
     if given.step:
         step, _, family = given.step.partition(":")
         if step == "write":

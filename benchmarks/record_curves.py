@@ -27,8 +27,9 @@ import spaces
 from search import adapt
 from spaces.domains import Space
 from trainables import corpora, data, loop
-from trainables.config import DataConfig, resolve
+from trainables.config import DataConfig, point, resolve
 from trainables.data import Part, TrialData
+from trainables.errors import UserError
 
 EPOCHS, EVERY, SECOND_SEED_EVERY = 27, 4, 5
 # What would make a recording take days on two cores is left out: raw audio at full rate, the widest layers.
@@ -65,7 +66,7 @@ def record(family: str, number: int, params: dict[str, Any], seed: int, config: 
     os.nice(10)
     store = corpora.open_corpus(config.corpus)
     space = space_of(family, store.clip_seconds)
-    trial = resolve(space, params, data=config, seed=seed, max_epochs=EPOCHS, threads=1)
+    trial = resolve(point(space, params, data=config, seed=seed, max_epochs=EPOCHS, threads=1))
     device = data.choose_device()
     data.release(trial.data, trial.features)
     inputs = thinned(data.trial_data(trial.data, trial.features, device))
@@ -87,7 +88,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--configurations", type=int, default=120)
     parser.add_argument("--folder", type=Path, default=Path("curves"))
-    parser.add_argument("--families", default=",".join(RESTRICTED))
+    parser.add_argument("--families", nargs="+", choices=RESTRICTED, default=[*RESTRICTED])
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +98,7 @@ def main() -> None:
     how = corpora.splits_of(named)[0]
     config = DataConfig(named, store.digest, task, False, how, 0)
     jobs = []
-    for family in given.families.split(","):
+    for family in given.families:
         for number, params in enumerate(points(space_of(family, store.clip_seconds), given.configurations)):
             for seed in range(1 + (number % SECOND_SEED_EVERY == 0)):
                 path = given.folder / f"{family}-{number:04d}-{seed}.json"
@@ -115,4 +116,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(str(error)) from None

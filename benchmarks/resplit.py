@@ -100,7 +100,7 @@ def main() -> None:
     if given.splits < 2 or given.processes < 1:
         parser.error("--splits must be at least 2 and --processes at least 1.")
     try:
-        models = _models(given.studies)
+        models = comparable(given.studies)
         found = _trained(models, given.splits, given.processes)
     except UserError as error:
         raise SystemExit(str(error)) from None
@@ -115,15 +115,21 @@ def main() -> None:
             print(f"| {other} | {' | '.join('' if c == other else lead(parts[c], parts[other]) for c in chosen)} |")
 
 
-def _models(studies: list[str]) -> dict[str, Model]:
-    """The scored models by name, with their study where a name alone would not do; raises UserError."""
+def comparable(studies: list[str], *, same_split: bool = False) -> dict[str, Model]:
+    """The scored models by name, with their study where a name alone would not do.
+
+    Raises UserError unless there are two or more, of one corpus and one task and, if asked for, of one split.
+    """
     models = load_studies(*studies).models
     twice = {name for name, times in Counter(model.name for model in models).items() if times > 1}
     named = {f"{model.study}/{model.name}" if model.name in twice else model.name: model for model in models}
     if len(named) < 2:
         raise UserError("There must be two models or more to compare: name finished studies, with their baselines.")
-    if len({replace(_data(model), corpus="", split="", split_seed=0) for model in models}) > 1:
+    parts = {replace(_data(model), corpus="") for model in models}
+    if len({replace(part, split="", split_seed=0) for part in parts}) > 1:
         raise UserError("All studies must be of one corpus and one task, and these are not.")
+    if same_split and len(parts) > 1:
+        raise UserError("All studies must be of one split, with one seed where it is random, and these are not.")
     return named
 
 
@@ -152,7 +158,7 @@ def _trained(models: dict[str, Model], splits: int, processes: int) -> dict[str,
 
 
 def _data(model: Model) -> DataConfig:
-    return TrialConfig.from_json(dict(model.config["config"])).data
+    return DataConfig(**model.config["config"]["data"])
 
 
 def _trained_on(model: Model) -> set[str]:

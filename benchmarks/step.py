@@ -1,6 +1,6 @@
 """Where the time of an epoch goes, per family, as a table in Markdown.
 
-python benchmarks/step.py [--data demo] [--families lstm,blstm,…] [--epochs 3] [--fix picture_size=64 …]
+python benchmarks/step.py [--data demo] [--families lstm blstm …] [--epochs 3] [--fix picture_size=64 …]
 
 The default point of each family, moved to what is fixed, trains for some epochs after one to warm up, one thread, no
 Ray. Processor time, by part: `batches` (gathering examples or computing them), `augmentation`, `forward`, `backward`,
@@ -23,8 +23,9 @@ import spaces
 from search import adapt
 from spaces.domains import Space
 from trainables import corpora, data, loop
-from trainables.config import DataConfig, resolve
+from trainables.config import DataConfig, point, resolve
 from trainables.data import Part
+from trainables.errors import UserError
 
 PARTS = ("batches", "augmentation", "forward", "backward", "optimiser", "scoring", "metrics")
 
@@ -36,7 +37,7 @@ def metered(meter: Meter, part: Part) -> Part:
 
 def epochs(space: Space, config: DataConfig, n: int) -> tuple[int, Counter[str]]:
     """Training steps of an epoch, and processor seconds by part of `n` of them."""
-    trial = resolve(space, space.default, data=config, seed=0, max_epochs=n + 1, threads=1)
+    trial = resolve(point(space, space.default, data=config, seed=0, max_epochs=n + 1, threads=1))
     torch.set_num_threads(1)
     inputs = data.trial_data(trial.data, trial.features, torch.device("cpu"))
     meter = Meter()
@@ -66,7 +67,7 @@ def main() -> None:
     """Prints a row per family as soon as it is known."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="demo")
-    parser.add_argument("--families", default=",".join(spaces.names()))
+    parser.add_argument("--families", nargs="+", choices=spaces.names(), default=spaces.names())
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--fix", action="append", default=[])
     given = parser.parse_args()
@@ -75,7 +76,7 @@ def main() -> None:
     config = DataConfig(named, store.digest, corpora.tasks(named)[0], False, corpora.splits_of(named)[0], 0)
     print(f"| family | steps | ms a step, all in | {' | '.join(f'{part} %' for part in (*PARTS, 'rest'))} |")
     print(f"|---|{'--:|' * (len(PARTS) + 3)}")
-    for name in given.families.split(","):
+    for name in given.families:
         space = adapt.fitted(spaces.load(name), store.clip_seconds)
         space = adapt.fixed(adapt.weighted(space, "none" if space.network == "pretrained" else ""), given.fix)
         steps, seconds = epochs(space, config, given.epochs)
@@ -85,4 +86,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(str(error)) from None

@@ -4,15 +4,16 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import spaces
-from spaces.domains import Baseline, Choice, Domain, Int, Param, Space, Value
+from spaces.domains import Baseline, Choice, Domain, Float, Int, Param, Space, Value
 from trainables.errors import UserError
 
 # From this length on a clip is more than its beginning: families that look at a few seconds see all of it, in pieces.
 _LONG_CLIP_SECONDS = 8.0
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_SMALL_PICTURES = "picture_size=32,48,64"
+SMALL_PICTURES = "picture_size=32,48,64"
 
 
 def fitted(space: Space, clip_seconds: float) -> Space:
@@ -39,34 +40,44 @@ def fixed(space: Space, wishes: Iterable[str]) -> Space:
 def weighted(space: Space, source: str) -> Space:
     """The space with its network's initial weights named: "imagenet", "none" or a file; raises UserError.
 
-    With none the network trains from scratch, so nothing of it is frozen, not in published recipes either.
+    With none the network trains from scratch: nothing of it is frozen and all of it learns at one rate, in published
+    recipes too. These say so, also where a file holds other weights than theirs, which were ImageNet's.
     """
     if not source:
         return space
     if source == "none":
-        stages = next(param.domain for param in space.params if param.name == "frozen_stages")
-        if 0 not in stages:
-            raise UserError(
-                f"--weights none trains from scratch, so frozen_stages must be 0, but --fix asks for {stages}. Leave "
-                f"one of the two out."
-            )
-        space = fixed(space, ("frozen_stages=0",))
-        changed = tuple(replace(b, changes=(*b.changes, "weights ImageNet → random")) for b in space.baselines)
-        return replace(space, baselines=changed)
-    from trainables.weights import find  # only here: Torch takes seconds to import
+        # The rate first, so that what freezing nothing brings in stands at it.
+        for name, value in (("body_rate_factor", 1.0), ("frozen_stages", 0)):
+            domain = _param(space, name, name).domain
+            if value not in domain:
+                raise UserError(
+                    f"--weights none trains from scratch, so {name} must be {value:g}, but --fix asks for {domain}. "
+                    f"Leave one of the two out."
+                )
+            space = fixed(space, (f"{name}={value:g}",))
+        return _with_change(space, "weights ImageNet → random")
+    from trainables.weights import find, is_imagenet  # only here: Torch takes seconds to import
 
-    weights = find(source, str(space.settings["architecture"]))
-    return replace(space, settings={**space.settings, "weights_file": weights.file, "weights_digest": weights.digest})
+    architecture = str(space.settings["architecture"])
+    weights = find(source, architecture)
+    space = replace(space, settings={**space.settings, "weights_file": weights.file, "weights_digest": weights.digest})
+    if is_imagenet(weights.digest, architecture):
+        return space
+    return _with_change(space, f"weights ImageNet → {Path(weights.file).name}")
+
+
+def _with_change(space: Space, change: str) -> Space:
+    return replace(space, baselines=tuple(replace(b, changes=(*b.changes, change)) for b in space.baselines))
 
 
 def small_pictures(space: Space, wishes: Iterable[str]) -> tuple[str, ...]:
-    """What a study restricts by itself where there is no GPU: on cores, pictures of 512 pixels take hours an epoch."""
+    """What a study restricts by itself where there is no GPU: on cores those of 512 pixels take minutes an epoch."""
     asked = {parameter(wish) for wish in wishes}
     if "picture_size" in asked or not any(param.name == "picture_size" for param in space.params):
         return ()
     from trainables.data import choose_device  # only here: Torch takes seconds to import
 
-    return (_SMALL_PICTURES,) if choose_device().type == "cpu" else ()
+    return (SMALL_PICTURES,) if choose_device().type == "cpu" else ()
 
 
 def known(names: Iterable[str], wishes: Iterable[str]) -> None:
@@ -75,7 +86,9 @@ def known(names: Iterable[str], wishes: Iterable[str]) -> None:
     for wish in wishes:
         name = parameter(wish)
         if owners := [other for other in spaces.names() if name not in names and _has(other, name)]:
-            raise UserError(f"--fix must name a parameter of the space, but {name} belongs to {', '.join(owners)}.")
+            raise UserError(
+                f"--fix must name a parameter of the space, but {name} belongs to {', '.join(owners)}. Leave it out."
+            )
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
             hint = f" Did you mean {close[0]}?" if close else ""
@@ -102,14 +115,16 @@ def _domain(param: Param, wanted: str, wish: str) -> Domain:
     if dots:
         return _range(param, values, wish)
     if bad := [value for value in values if value not in param.domain]:
-        raise UserError(f"--fix keeps to the range of {param.name}, {param.domain}, but {wish!r} asks for {bad[0]!r}.")
+        raise UserError(
+            f"--fix keeps to the range of {param.name}, {param.domain}, but {wish!r} asks for {bad[0]!r}. Stay within."
+        )
     return Choice(tuple(dict.fromkeys(values)))
 
 
 def _range(param: Param, limits: list[Value], wish: str) -> Domain:
     low, high = limits
     if isinstance(low, str) or isinstance(high, str) or low > high:
-        raise UserError(f"--fix takes NAME=LOW..HIGH with two numbers in this order, but {wish!r} came.")
+        raise UserError(f"--fix takes NAME=LOW..HIGH with two numbers in this order, but {wish!r} came. Give both.")
     if isinstance(param.domain, Choice):
         within = tuple(
             option for option in param.domain.options if not isinstance(option, str) and low <= option <= high
@@ -118,7 +133,7 @@ def _range(param: Param, limits: list[Value], wish: str) -> Domain:
             return Choice(within)
     elif low in param.domain and high in param.domain:
         return replace(param.domain, low=low, high=high)  # type: ignore[arg-type]
-    raise UserError(f"--fix keeps to the range of {param.name}, {param.domain}, but {wish!r} leaves it.")
+    raise UserError(f"--fix keeps to the range of {param.name}, {param.domain}, but {wish!r} leaves it. Stay within.")
 
 
 def _value(text: str, domain: Domain) -> Value:
@@ -128,7 +143,9 @@ def _value(text: str, domain: Domain) -> Value:
         value = float(text) if re.search("[.eE]", text) else int(text)
         options = domain.options if isinstance(domain, Choice) else ()
         value = next((option for option in options if option == value), value)
-        if isinstance(domain, Int) and value == int(value):
+        if isinstance(domain, Float):
+            value = float(value)
+        elif isinstance(domain, Int) and isinstance(value, float) and value.is_integer():
             value = int(value)
     return value
 

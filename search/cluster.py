@@ -3,7 +3,9 @@
 import contextlib
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ def cluster(address: str | None) -> Iterator[None]:
     # Tune warns at every end that it finds no result files, which it was told not to write.
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     try:
-        with _alone() if address is None else contextlib.nullcontext():
+        with _alone() if address is None else contextlib.nullcontext(), _own_termination():
             ray.init(
                 address=address or "local",
                 include_dashboard=None if address else False,
@@ -66,6 +68,17 @@ def cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_termination() -> Iterator[None]:
+    """Keeps what is done on a termination: Ray's own handler, which it sets as it starts, leaves without a word."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

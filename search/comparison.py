@@ -48,7 +48,8 @@ def asked(given: Options) -> bool:
 def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[Path, Options, list[Settled]]:
     """The comparison's directory, its options and each family's study, all checked first; raises UserError."""
     if given.baseline:
-        raise UserError("--space searches families and --baseline runs one recipe alone, but both came. Leave one out.")
+        came = "--space came too" if given.space else f"{given.name} is a comparison of families"
+        raise UserError(f"--baseline runs one recipe alone, but {came}. Leave one out.")
     given = _as_before(given)
     root, names = _place(given)
     adapt.known((param.name for name in names for param in spaces.load(name).params), given.fix)
@@ -64,7 +65,13 @@ def run(root: Path, given: Options, studies: list[Settled], terminal: Terminal) 
     from search.session import run_session, running_ray
     from search.summary import describe, resume_command
 
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"A comparison needs a directory that can be written, but {root} cannot be ({error.strerror or error}). "
+            f"Name another place with --storage."
+        ) from error
     record = {"families": [spec.space.name for _, spec, _, _ in studies]}
     mirror = mirror_of(root)
     write_json(root / FAMILIES, {**record, "options": {name: getattr(given, name) for name in KEPT}})
@@ -93,9 +100,23 @@ def _as_before(given: Options) -> Options:
     record = places.storage(given) / (given.name or "") / FAMILIES
     if not given.resume or not record.is_file():
         return given
-    before = read_json(record)["options"]
-    kept = {name: before[name] for name in KEPT if getattr(given, name) in (None, ())}
+    before = _read(record)["options"]
+    kept = {name: before[name] for name in KEPT if name in before and getattr(given, name) in (None, ())}
     return replace(given, **{**kept, "fix": tuple(kept.get("fix", given.fix))})
+
+
+def _read(record: Path) -> dict[str, Any]:
+    """The families and options of a comparison; raises UserError."""
+    try:
+        content = read_json(record)
+        if all(isinstance(name, str) for name in content["families"]) and isinstance(content["options"], dict):
+            return dict(content)
+        problem = "it names no families or options"
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    raise UserError(
+        f"A comparison's {FAMILIES} must be readable, but {record} is not ({problem}). Restore it from a copy."
+    )
 
 
 def _place(given: Options) -> tuple[Path, list[str]]:
@@ -107,7 +128,7 @@ def _place(given: Options) -> tuple[Path, list[str]]:
             raise UserError(
                 f"--resume needs the --name of a comparison of families. In {address_of(storage)} there are: {known}."
             )
-        before: list[str] = read_json(storage / given.name / FAMILIES)["families"]
+        before: list[str] = _read(storage / given.name / FAMILIES)["families"]
         if given.space is not None and _families(given.space) != before:
             raise UserError(
                 f"A comparison keeps to its families, {', '.join(before)}, but --space is {given.space!r}. "

@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from search.records import EPOCHS, ROWS, TRIALS, as_line, read_rows
+from search.records import EPOCHS, ROWS, TRIALS, as_line, as_row, read_rows
 from trainables.corpora.store import stores_folder
 from trainables.errors import UserError
 from trainables.files import WEIGHTS, replace_file
@@ -261,10 +261,12 @@ class Mirror:
     def _rows_there(self) -> Iterator[dict[str, Any]]:
         for name in JOURNALS:
             if self.remote.has(name):
-                yield from map(json.loads, self.remote.read(name).splitlines())
+                yield from (
+                    as_row(line, f"{self.remote.address}/{name}") for line in self.remote.read(name).splitlines()
+                )
         place = self.remote / ROWS
         for name in place.files():
-            yield json.loads(place.read(name))
+            yield as_row(place.read(name), f"{place.address}/{name}")
 
     def _write(self, name: str, content: bytes) -> None:
         replace_file(self.local / name, lambda path: path.write_bytes(content))

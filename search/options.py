@@ -12,6 +12,7 @@ import click
 
 import spaces
 from search import adapt, places
+from search.scheduler import rung_epochs
 from search.study import StudySpec, check_unchanged, choose, space_of_baseline
 from spaces.domains import Baseline, Space
 from trainables import corpora
@@ -19,6 +20,7 @@ from trainables.config import DataConfig
 from trainables.corpora.splits import Split, split
 from trainables.corpora.store import Store
 from trainables.errors import UserError
+from trainables.files import from_home
 
 HERE = "local"  # as --address: this machine alone, also where a study was on a cluster before
 TRIALS, MAX_EPOCHS, GRACE_EPOCHS, REDUCTION_FACTOR = 32, 27, 3, 3
@@ -28,7 +30,7 @@ _DECODE_IN_DRY_RUN_BYTES = 1_000_000_000
 
 @dataclass(frozen=True)
 class Options:
-    """The command line as given; None means left out."""
+    """The command line as given; what is None was left out."""
 
     space: str | None
     baseline: str | None
@@ -168,14 +170,15 @@ def open_corpus(
         store = corpora.open_corpus(spec, strict=given.strict, progress=progress)
         clips, rate, seconds = store.clips, store.sample_rate_hz, store.clip_seconds
     parts = split(clips, task=task, how=how, keep_synth_lead=keep, seed=seed)
-    data = DataConfig(spec, store.digest if store else "", task, keep, how, seed)
+    # A corpus that nobody decoded is taken for the study's.
+    digest = store.digest if store else before.data.digest if before else ""
+    data = DataConfig(spec, digest, task, keep, how, seed)
     return Corpus(data, store, parts, rate, seconds)
 
 
 def corpus_named(given: Options, before: StudySpec | None, baseline: Baseline | None) -> str:
     """The corpus asked for, else that of the study to resume, else a demo; raises UserError."""
-    if given.data and "\udc80" <= max(given.data) <= "\udcff":
-        raise UserError(f"--data must be readable text, but {given.data!r} is not. Rename the folder.")
+    _check_text("--data", given.data)
     default = "demo-genre" if baseline and baseline.corpus == "gtzan" else "demo"
     return corpora.absolute(given.data or (before.data.corpus if before else default))
 
@@ -195,9 +198,9 @@ def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[S
     before = places.existing(given) if given.resume else None
     if given.space and given.baseline:
         raise UserError("--space searches a family and --baseline runs one recipe alone, but both came. Leave one out.")
-    if given.baseline and given.trials not in (None, 1):
-        raise UserError(f"--baseline runs one recipe once, but --trials is {given.trials}. Leave --trials out.")
     only = given.baseline or (before.only if before and not given.space else None)
+    if only and given.trials not in (None, 1):
+        raise UserError(f"--baseline runs one recipe once, but --trials is {given.trials}. Leave --trials out.")
     if only:
         space = space_of_baseline(only)
     elif given.space or before:
@@ -212,9 +215,14 @@ def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[S
     named = corpus_named(given, before, baseline)
     task = task_named(given, before, baseline, named)
     adapt.known((param.name for param in space.params), given.fix)
-    wishes = given.fix or (before.fixed if before else ())
-    if not (before or only or given.address not in (None, HERE)):
-        wishes += adapt.small_pictures(space, wishes)
+    if before:
+        # What the study restricted by itself nobody has to ask for again.
+        own = tuple(wish for wish in before.fixed if wish != adapt.SMALL_PICTURES)
+        wishes = before.fixed if given.fix in ((), own) else given.fix
+    else:
+        wishes = given.fix
+        if not only and given.address in (None, HERE):
+            wishes += adapt.small_pictures(space, wishes)
     source = weights_named(given, before, space)
     max_epochs = _first(given.max_epochs, before and before.max_epochs, baseline and baseline.epochs, MAX_EPOCHS)
     spec = StudySpec(
@@ -232,7 +240,7 @@ def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[S
         fixed=wishes,
         weights=source,
     )
-    assert spec.rungs, "raises where grace, length and factor do not fit together, before any data is read"
+    rung_epochs(spec.max_epochs, spec.grace_epochs, spec.reduction_factor)  # raises UserError before any data is read
     _check_resources(given, spec.cpus_per_trial)
     path = places.directory(given, space.name, given.data or named)
     space = adapt.weighted(adapt.fixed(space, wishes), source)
@@ -245,14 +253,21 @@ def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[S
 def weights_named(given: Options, before: StudySpec | None, space: Space) -> str:
     """Where a pretrained network's weights come from; "" for other families, for which naming any is an error."""
     if "weights_file" in space.settings:
+        _check_text("--weights", given.weights)
         source: str = _first(given.weights, before and before.weights, "imagenet")
-        return source if source in ("imagenet", "none") else str(Path(source).expanduser().absolute())
+        return source if source in ("imagenet", "none") else str(from_home(source).absolute())
     if given.weights not in (None, "none"):
         raise UserError(
             f"--weights is for families that begin with a pretrained network, but --space is {space.name}. "
             f"Leave it out."
         )
     return ""
+
+
+def _check_text(option: str, value: str | None) -> None:
+    """Raises UserError for a path that `study.json` could not hold."""
+    if any("\udc80" <= letter <= "\udcff" for letter in value or ""):
+        raise UserError(f"{option} must be readable text, but {value!r} is not. Rename what it names.")
 
 
 def _check_resources(given: Options, cpus_per_trial: int) -> None:

@@ -13,7 +13,7 @@ from search.mirror import LOCK, address_of, mirror_of, working_copies
 from search.records import FAMILIES, SPEC
 from search.study import StudySpec
 from trainables.errors import UserError
-from trainables.files import read_json
+from trainables.files import from_home, read_json
 from trainables.folder import Folder, open_folder
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def storage(given: "Options") -> Path:
         _check_bucket(open_folder(address))
         root = working_copies(address)
     elif url.scheme in ("", "file"):
-        root = Path(url.path if url.scheme else given.storage).expanduser().absolute()
+        root = from_home(url.path if url.scheme else given.storage).absolute()
     else:
         raise UserError(
             f"--storage must be a folder or an address such as s3://bucket/prefix, but is {given.storage!r}. Name a "
@@ -125,8 +125,15 @@ def existing(given: "Options") -> StudySpec:
     """The specification of the study to resume; raises UserError where there is none."""
     root = storage(given)
     path = root / (given.name or "") / SPEC
+    if given.name is not None and path.with_name(FAMILIES).exists():
+        raise UserError(
+            f"--resume goes on with a comparison of families as a whole, and {given.name} is one. Leave --space and "
+            f"--baseline out."
+        )
     if given.name is None or not path.exists():
-        known = sorted(path.parent.name for name in (SPEC, FAMILIES) for path in root.glob(f"*/{name}"))
+        # Of a store no more than the names were brought here.
+        held = root.glob("*/") if mirror_of(root) else (p.parent for n in (SPEC, FAMILIES) for p in root.glob(f"*/{n}"))
+        known = sorted(path.name for path in held)
         came = "no name came" if given.name is None else f"there is no {given.name!r}"
         close = difflib.get_close_matches(given.name or "", known, n=1, cutoff=0.6)
         hint = f" Did you mean {close[0]}?" if close else ""

@@ -46,15 +46,21 @@ def stream_rows(path: Path) -> Iterator[Row]:
     """The rows that `read_rows` gives, one by one."""
     if not path.exists():
         return
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield as_row(line, path)
+
+
+def as_row(line: bytes, file: str | Path) -> Row:
+    """The row that a line of the journal file holds; raises UserError, which names the file."""
     try:
-        with path.open("rb") as file:
-            for line in file:
-                if line.endswith(b"\n"):
-                    yield json.loads(line)
+        row: Row = json.loads(line)
     except (RecursionError, ValueError) as error:
         raise UserError(
-            f"Every line of a journal must be JSON, but {path} has one that is not ({error}). {_RESTORE}"
+            f"Every line of a journal must be JSON, but {file} has one that is not ({error}). {_RESTORE}"
         ) from error
+    return row
 
 
 def as_line(row: Row) -> bytes:

@@ -14,14 +14,16 @@ from trainables.errors import UserError
 def rung_epochs(max_epochs: int, grace_epochs: int, reduction_factor: int) -> tuple[int, ...]:
     """The epochs at which trials are compared, the last being full length; raises UserError."""
     if grace_epochs < 1 or max_epochs < 1:
-        raise UserError(f"--grace-epochs and --max-epochs must be at least 1, but are {grace_epochs} and {max_epochs}.")
+        raise UserError(
+            f"--grace-epochs and --max-epochs must be at least 1, but are {grace_epochs} and {max_epochs}. Raise them."
+        )
     if grace_epochs > max_epochs:
         raise UserError(
             f"--grace-epochs must not exceed --max-epochs, but {grace_epochs} > {max_epochs}. "
             f"Lower the one or raise the other."
         )
     if reduction_factor < 2:
-        raise UserError(f"--reduction-factor must be at least 2, but is {reduction_factor}.")
+        raise UserError(f"--reduction-factor must be at least 2, but is {reduction_factor}. Leave it out for 3.")
     rungs = []
     epoch = grace_epochs
     while epoch < max_epochs:

@@ -134,12 +134,19 @@ def _run(
             if mirror:
                 mirror.gather()
         return summary(engine, "interrupted", finished=None, wall_seconds=elapsed_seconds(journal.rows))
-    except UserError:
-        if not begun and not any(row["event"] == "started" for row in journal.rows):
+    except (OSError, UserError) as error:
+        new = not begun and not any(row["event"] == "started" for row in journal.rows)
+        if new:
             shutil.rmtree(directory)
             if mirror:
                 mirror.withdraw()
-        raise
+        if isinstance(error, UserError | ConnectionError):
+            raise
+        raise UserError(
+            f"A study's directory must be writable, but {error.filename or directory} is not "
+            f"({error.strerror or error}). Put that right and "
+            f"{'begin again' if new else 'go on with --resume; nothing is lost'}."
+        ) from error
     finally:
         journal.close()
 
@@ -168,13 +175,12 @@ def write_study(directory: Path, spec: StudySpec, corpus: Corpus) -> None:
 def _compute_descriptors(spec: StudySpec, corpus: Corpus, terminal: Terminal) -> None:
     """Hand-crafted features take a while: they are computed before the first trial, with a bar, and cached.
 
-    Which points have some is told by Torch's side, so it is asked only in spaces that name their statistics.
+    Which points have some is told by Torch's side, so it is asked only of those that name their statistics.
     """
-    if "statistics" not in {*(param.name for param in spec.space.params), *spec.space.settings}:
-        return
     points: list[tuple[Params, str | None]] = [(dict(b.params), b.name) for b in spec.baselines]
     points += [] if spec.only else [(dict(spec.space.default), None)]
-    kinds = {spec.config(params, baseline, spec.seed).features.kind for params, baseline in points}
+    named = [(params, baseline) for params, baseline in points if "statistics" in {**spec.space.settings, **params}]
+    kinds = {spec.config(params, baseline, spec.seed).features.kind for params, baseline in named}
     if "vector" in kinds:
         from trainables.features import vector
 
@@ -231,7 +237,6 @@ def _search(
             machines.say = view.note
             if given.address or resources.gpus_per_trial or not is_roomy(directory, spec, resources.concurrency):
                 _check_disk(directory, spec, corpus, resources.concurrency)
-            # Only now: Ray sets a handler for termination of its own when it starts.
             with view.shown(), halt.on_signals(view, resume):
                 # Scoring the winner takes Torch, which takes seconds to import; no trial waits for it.
                 threading.Thread(target=importlib.import_module, args=("trainables.evaluate",), daemon=True).start()

@@ -15,7 +15,7 @@ from typing import Any
 import spaces
 from search.scheduler import rung_epochs
 from spaces.domains import Baseline, Params, Space
-from trainables.config import DataConfig, TrialConfig, from_point, point
+from trainables.config import DataConfig, TrialConfig, point, resolve
 from trainables.corpora.splits import Split
 from trainables.corpora.store import Store
 from trainables.errors import UserError
@@ -60,7 +60,7 @@ class StudySpec:
 
     def config(self, params: Params, baseline: str | None, seed: int) -> TrialConfig:
         """The resolved configuration of one trial."""
-        return from_point(self.point(params, baseline, seed))
+        return resolve(self.point(params, baseline, seed))
 
     def point(self, params: Params, baseline: str | None, seed: int) -> dict[str, Any]:
         """What a worker resolves to the configuration of one trial."""
@@ -176,7 +176,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
 
 
-# What a resumed study may change: how long it goes on, and with what resources.
+# What a resumed study may change: how long it goes on, and what it is called.
 _MAY_CHANGE = ("name", "trials")
 
 

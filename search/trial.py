@@ -7,6 +7,7 @@ and an undisturbed run are the same to it.
 import contextlib
 import logging
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -22,10 +23,10 @@ import torch
 from search.claim import Claim, SupersededError, check_mark
 from search.slots import share_of_memory
 from trainables import data, loop
-from trainables.config import from_point
+from trainables.config import resolve
 from trainables.errors import UserError
 from trainables.files import STATE, WEIGHTS, read_json, replace_file, write_json
-from trainables.folder import open_folder, patiently
+from trainables.folder import Folder, open_folder, patiently
 from trainables.footprint import footprint
 
 OBITUARY = "failure.json"
@@ -37,8 +38,9 @@ class Trials:
     """The trials of one worker process, whose memory `memory_bytes` bounds; None means its share of the node.
 
     Of what a trial is given, `point` is what its configuration is made of, `folder` that of its checkpoint, `remote`
-    the address of the latter in an object store, if the study lies in one; else `mark` is what `study`, its directory,
-    must bear. `reported` is the last epoch that the journal has; earlier ones are not reported again.
+    the address of the latter in an object store, if the study lies in one. `mark` is the session's, which `study`, its
+    directory, must bear if it does not. `reported` is the last epoch that the journal has; earlier ones are not
+    reported again. After an epoch in `rungs` the trial may be stopped.
     """
 
     def __init__(self, memory_bytes: int | None) -> None:
@@ -47,21 +49,30 @@ class Trials:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._memory_bytes = memory_bytes or memory_share_bytes()
         self._watch = MemoryWatch(self._memory_bytes)
+        self._remote: Folder | None = None
 
     def begin(self, given: dict[str, Any]) -> None:
         """Begins a trial; the one before is over."""
-        self._folder = Path(given["folder"])
+        if self._remote:
+            self._clear()
+        self._folder, self._session = Path(given["folder"]), given["mark"]
         self._remote = open_folder(given["remote"]) if given["remote"] else None
+        self._there: dict[str, tuple[int, int]] = {}
         self._claim = Claim(self._folder, self._remote)
-        self._watch.claim = self._claim
+        self._watch.guard(self._claim, self._session)
         self._reports = self._train(given)
+
+    def _clear(self) -> None:
+        """Removes the last trial's folder: its checkpoint is in the object store, and nobody else would do it here."""
+        with contextlib.suppress(SupersededError, OSError):
+            self._claim.check()
+            shutil.rmtree(self._folder)
 
     def step(self) -> dict[str, Any]:
         """The next epoch's `report` as a flat row, or the reason why there is none."""
-        obituary = self._folder / OBITUARY
-        if obituary.exists():
-            return _failed(read_json(obituary)["reason"])
         try:
+            if reason := self._obituary():
+                return _failed(reason)
             report = next(self._reports)
         except OSError as error:
             # Not the trial's fault: a full disk or a lost mount must not mark good settings as failures.
@@ -77,7 +88,7 @@ class Trials:
             return _failed(f"out of memory: {_first_line(error)}")
         except Exception as error:
             return _failed(f"{type(error).__name__}: {_first_line(error)}")
-        if self._remote and (problem := self._put_away(report)):
+        if self._remote and (problem := self._put_away()):
             return problem
         return {
             "report": {
@@ -88,11 +99,20 @@ class Trials:
             }
         }
 
-    def _put_away(self, report: dict[str, Any]) -> dict[str, Any] | None:
-        """Puts the checkpoint into the object store; the reason to stop where that cannot be done."""
+    def _obituary(self) -> str | None:
+        """Why an earlier worker of this session ended itself over this trial, if one did."""
+        path = self._folder / OBITUARY
+        record = read_json(path) if path.exists() else {}
+        return record["reason"] if record.get("session") == self._session else None
+
+    def _put_away(self) -> dict[str, Any] | None:
+        """Puts what is new of the checkpoint into the object store; the reason to stop where that cannot be done."""
         try:
-            for name in [WEIGHTS, STATE] if report["best_epoch"] == report["epoch"] else [STATE]:
-                patiently(partial(self._put, name), log.warning, name)
+            for name in (WEIGHTS, STATE):
+                path = self._folder / name
+                if path.exists() and (version := _version(path)) != self._there.get(name):
+                    patiently(partial(self._put, name), log.warning, name)
+                    self._there[name] = version
         except UserError as error:
             return _aborted(str(error))
         return None
@@ -115,7 +135,7 @@ class Trials:
     def _train(self, given: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if not self._remote:
             check_mark(Path(given["study"]), given["mark"])
-        trial = from_point(given["point"])
+        trial = resolve(given["point"])
         device = data.choose_device()
         data.release(trial.data, trial.features)
         dataset = data.load(trial.data)
@@ -125,13 +145,14 @@ class Trials:
         if self._remote:
             self._take_up()
         inputs = data.trial_data(trial.data, trial.features, device, spare)
-        for report in loop.train(trial, inputs, self._folder, self._claim.check):
+        for report in loop.train(
+            trial, inputs, self._folder, self._claim.check, given["rungs"], before_epoch=self._go_on
+        ):
             if report.epoch > given["reported"]:
                 yield asdict(report)
-                self._go_on()
 
     def _go_on(self) -> None:
-        """Raises SupersededError where a call for the next epoch came late, from before the trial was given away."""
+        """Raises SupersededError where the trial was given away, before another epoch is trained for nobody."""
         self._claim.check()
         if self._remote:
             patiently(self._claim.check_remote, log.warning, "going on with a trial")
@@ -149,6 +170,12 @@ class Trials:
                 f"(more with a larger --cpus-per-trial)"
             )
         return self._memory_bytes - needed
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """What tells a file from the one that it replaced, also where both were written within a tick of the clock."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
 
 
 def _write(content: bytes, path: Path) -> None:
@@ -185,9 +212,13 @@ class MemoryWatch:
     """
 
     def __init__(self, limit_bytes: int) -> None:
-        self.claim: Claim | None = None
+        self._guarded: tuple[Claim, str] | None = None
         self._limit, self._process = limit_bytes, psutil.Process()
         threading.Thread(target=self._run, daemon=True).start()
+
+    def guard(self, claim: Claim, session: str) -> None:
+        """Names the trial that this process works on, and the session in which it does."""
+        self._guarded = claim, session
 
     def used(self) -> int:
         """Bytes of memory of this process alone; the mapped corpus, shared by all, does not count."""
@@ -197,10 +228,11 @@ class MemoryWatch:
     def _run(self) -> None:
         while True:
             used = self.used()
-            if used > self._limit and self.claim is not None:
+            if used > self._limit and self._guarded is not None:
+                claim, session = self._guarded
                 reason = f"out of memory: {used / 1e9:.1f} GB used, {self._limit / 1e9:.1f} GB is a trial's share"
-                with contextlib.suppress(SupersededError):
-                    self.claim.check()
-                    write_json(self.claim.folder / OBITUARY, {"reason": reason})
+                with contextlib.suppress(SupersededError, OSError):
+                    claim.check()
+                    write_json(claim.folder / OBITUARY, {"reason": reason, "session": session})
                 os._exit(1)
             time.sleep(_WATCH_SECONDS)

@@ -169,6 +169,7 @@ class _Link:
             "folder": str(self.engine.journal.folder(trial.number).absolute()),
             "remote": self.engine.journal.checkpoint_address(trial.number),
             "reported": trial.epoch,
+            "rungs": self.engine.spec.rungs,
             "memory_bytes": self.resources.memory_bytes,
             "gpus": self.gpus.get(trial.number, self.resources.gpus_per_trial),
         }

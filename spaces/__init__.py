@@ -1,7 +1,7 @@
 """What may vary: one search space per architecture family, as data.
 
-The directory is the registry: every module here that defines `SPACE` is a family. Nothing in this package
-imports Torch, Ray or Optuna, so a space can be read, printed and tested anywhere.
+The directory is the registry: every module here but `domains` and `shared` is a family and defines `SPACE`. Nothing in
+this package imports Torch, Ray or Optuna, so a space can be read, printed and tested anywhere.
 """
 
 import importlib

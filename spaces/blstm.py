@@ -2,6 +2,8 @@
 
 from spaces.domains import Baseline, Space
 from spaces.shared import (
+    DERHAK_LEE,
+    NAGARAJA_LI,
     RECIPE_2018,
     RECIPE_2022,
     RECURRENT,
@@ -28,7 +30,7 @@ SPACE = Space(
     baselines=(
         Baseline(
             name="blstm-2022",
-            source="report 000",
+            source=DERHAK_LEE,
             corpus="nsynth",
             task="family",
             trainable_parameters=588_618,
@@ -39,7 +41,7 @@ SPACE = Space(
         ),
         Baseline(
             name="blstm-2018",
-            source="reports 001 and 004",
+            source=NAGARAJA_LI,
             corpus="nsynth",
             task="family",
             trainable_parameters=1_090_058,
@@ -52,7 +54,7 @@ SPACE = Space(
         ),
         Baseline(
             name="blstm-2022-source",
-            source="report 000",
+            source=DERHAK_LEE,
             corpus="nsynth",
             task="source",
             trainable_parameters=629_251,

@@ -7,6 +7,7 @@ from spaces.shared import (
     DROPOUT,
     GLOBAL_POOL,
     HEAD,
+    JAMAL_KARDA_SARDE,
     MIXUP,
     PLAIN_TRAINING,
     TRAINING,
@@ -16,9 +17,9 @@ from spaces.shared import (
     WAVEFORM_SETTINGS,
 )
 
-# Report 002 (Keras): 4 s resampled from 64,000 to 8,000 samples by their spectrum; kernels of 2, stride 1. It gives
-# neither the rate of dropout nor the batch size nor what follows the dense layer of 24: 0.5, 32 and relu are those
-# of the tutorials on one-dimensional convolutions that it draws on, and Adam's rate is Keras' own.
+# Jamal, Karda and Sarde (Keras): 4 s resampled from 64,000 to 8,000 samples by their spectrum; kernels of 2, stride 1.
+# They give neither the rate of dropout nor the batch size nor what follows the dense layer of 24: 0.5, 32 and relu are
+# those of the tutorials on one-dimensional convolutions that they draw on, and Adam's rate is Keras' own.
 _RECIPE: dict[str, Value] = {
     "seconds": 4,
     "resample_hz": 2000,
@@ -102,7 +103,7 @@ SPACE = Space(
     baselines=(
         Baseline(
             name="cnn1d-small",
-            source="report 002",
+            source=JAMAL_KARDA_SARDE,
             corpus="nsynth",
             task="family",
             trainable_parameters=9_098,
@@ -125,7 +126,7 @@ SPACE = Space(
             name="cnn1d-deep",
             # Its accuracy cannot be compared: it was trained on NSynth's validation split, which shares its
             # instruments with the test split. Here it trains on the training split, as every trial does.
-            source="report 002, trained on the validation split",
+            source=f"{JAMAL_KARDA_SARDE}, trained on the validation split",
             corpus="nsynth",
             task="family",
             trainable_parameters=8_838_158,

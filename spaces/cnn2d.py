@@ -17,6 +17,7 @@ from spaces.shared import (
     TRAINING_DEFAULT,
     TRAINING_GENRE,
     TRAINING_SETTINGS,
+    URBAITIS_PAYELI,
 )
 
 SPACE = Space(
@@ -53,7 +54,7 @@ SPACE = Space(
     baselines=(
         Baseline(
             name="cnn2d-genre",
-            source="report 003",
+            source=URBAITIS_PAYELI,
             corpus="gtzan",
             task="genre",
             trainable_parameters=201_575_018,

@@ -150,7 +150,7 @@ class Baseline:
     """
 
     name: str
-    source: str
+    source: str = field(compare=False)  # words for the reader, by which no two recipes differ
     corpus: str
     task: str
     trainable_parameters: int | None

@@ -9,6 +9,7 @@ from spaces.shared import (
     PRETRAINED_SETTINGS_GENRE,
     TRAINING,
     TRAINING_SETTINGS,
+    URBAITIS_PAYELI,
 )
 
 SPACE = Space(
@@ -21,7 +22,7 @@ SPACE = Space(
     baselines=(
         Baseline(
             name="googlenet-genre",
-            source="report 003",
+            source=URBAITIS_PAYELI,
             corpus="gtzan",
             task="genre",
             trainable_parameters=697_930,

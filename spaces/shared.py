@@ -1,8 +1,16 @@
-"""Parameters that several families share. One name means one distribution in every family."""
+"""Parameters that several families share, and the reports that the published recipes are of.
+
+One name means one distribution in every family.
+"""
 
 from dataclasses import replace
 
 from spaces.domains import Choice, Float, Int, Param, Value
+
+DERHAK_LEE = "Derhak and Lee 2022, CSCI 635 Introduction to Machine Learning, project 2"
+NAGARAJA_LI = "Nagaraja and Li 2018, Learning NSynth with LSTM and BLSTM"
+JAMAL_KARDA_SARDE = "Jamal, Karda and Sarde, a report on two convolutional networks for NSynth"
+URBAITIS_PAYELI = "Urbaitis and Payeli, Project 3: Neural Networks"
 
 # How every family is trained. Weight decay has a switch because zero, which all published recipes use,
 # cannot lie on a logarithmic scale. With KL the smoothing is never zero: against one-hot targets the
@@ -23,7 +31,8 @@ TRAINING = (
 )
 
 # Settings of training that are not searched: the norm to which gradients are clipped (0: not clipped), and the
-# published reduce-on-plateau rule (report 003: times 0.1 once more than 3 epochs in a row brought no better score).
+# published reduce-on-plateau rule (Urbaitis and Payeli: times 0.1 once more than 3 epochs in a row brought no better
+# score).
 TRAINING_SETTINGS: dict[str, Value] = {
     "clip_norm": 1.0,
     "adam_epsilon": 1e-8,
@@ -34,13 +43,13 @@ TRAINING_SETTINGS: dict[str, Value] = {
 # The waveform as a sequence of frames. The frame's length is given in time, so that the number of steps
 # (1000 · seconds / frame_ms, at most 400) does not explode with small pooling factors, as it would where the
 # frame counts pooled samples: at 16 kHz a frame holds 16 · frame_ms / pool of them. Each waveform is scaled to a
-# peak of 1, which none of the reports does: without it quiet notes hardly move an LSTM.
+# peak of 1, which no report does: without it quiet notes hardly move an LSTM.
 SECONDS = Param("seconds", Int(1, 4))
 POOL = Param("pool", Choice((1, 2, 4, 8, 16)))
 FRAMES = (SECONDS, POOL, Param("frame_ms", Int(10, 80, step=10)))
 
 # The waveform as it is, for networks without frames: resampled, then pooled. Two kilohertz keep the fundamental of
-# most notes and little else; they are what report 002 fed its networks.
+# most notes and little else; they are what Jamal, Karda and Sarde fed their networks.
 WAVEFORM = (
     SECONDS,
     Param("resample_hz", Choice((2000, 4000, 8000, 16000))),
@@ -50,7 +59,8 @@ WAVEFORM = (
 WAVEFORM_SETTINGS: dict[str, Value] = {"excerpt": "first", "normalise": "peak", "resampling": "soxr"}
 
 # Spectrograms as pictures, and what is done to them in training. A hop is never longer than a frame. Small pictures
-# are what a machine without a GPU can train on, 512 pixels what report 003 had: fix the sizes for such a machine.
+# are what a machine without a GPU can train on, 512 pixels what Urbaitis and Payeli had: fix the sizes for such a
+# machine.
 # One colour channel holds all that a colour map does; the maps are there because networks pretrained on photographs
 # may take them better.
 PICTURE = (
@@ -111,7 +121,7 @@ PRETRAINED_SETTINGS: dict[str, Value] = {"weights_file": "", "weights_digest": "
 
 
 # A stack of recurrent layers with a dense head. `width_N` counts units per direction; `dropout` acts between
-# recurrent layers and after the first dense layer, where report 000 has it, or before the output where there is
+# recurrent layers and after the first dense layer, where Derhak and Lee have it, or before the output where there is
 # none. Of the readouts, "final" and "last" are the same in one direction; a name has one domain all the same.
 _WIDTH = Int(32, 256, step=32)
 RECURRENT = (
@@ -178,7 +188,7 @@ PRETRAINED_DEFAULT: dict[str, Value] = {
     **TRAINING_DEFAULT,
 }
 
-# What all authors but those of report 003 left as it was: Adam, cross-entropy, no decay, no schedule.
+# What all authors but Urbaitis and Payeli left as it was: Adam, cross-entropy, no decay, no schedule.
 PLAIN_TRAINING: dict[str, Value] = {
     "optimiser": "adam",
     "loss": "ce",
@@ -188,7 +198,7 @@ PLAIN_TRAINING: dict[str, Value] = {
     "early_end": "off",
 }
 
-# Report 000 (Keras, 2022): the first second, average-pooled, shaped (steps, 20). The report does not give the
+# Derhak and Lee (Keras): the first second, average-pooled, shaped (steps, 20). The report does not give the
 # pooling factor; 16 makes 50 steps of 20 ms and lets the whole corpus fit the authors' memory, which was
 # their reason for pooling.
 RECIPE_2022: dict[str, Value] = {
@@ -231,7 +241,7 @@ RECIPE_2018: dict[str, Value] = {
 }
 SETTINGS_2018: dict[str, Value] = {"clip_norm": 0.0, "normalise": "none", "excerpt": "first"}
 
-# Report 003 (PyTorch Lightning). Pictures of whole clips, frame 2048, hop 512, decibels, linear frequency,
+# Urbaitis and Payeli (PyTorch Lightning). Pictures of whole clips, frame 2048, hop 512, decibels, linear frequency,
 # 512 pixels high and wide. The report names no colour map: magma is librosa's for values of one sign, such as decibels
 # below the loudest point. Clips are not segmented; nothing else is done to pictures unless a recipe says so.
 PICTURES_GENRE: dict[str, Value] = {

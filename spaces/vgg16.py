@@ -9,6 +9,7 @@ from spaces.shared import (
     PRETRAINED_SETTINGS_GENRE,
     TRAINING,
     TRAINING_SETTINGS,
+    URBAITIS_PAYELI,
 )
 
 # "Adding the ReLU and dropout at each layer"; the rate is the one that the report gives for its own network.
@@ -24,7 +25,7 @@ SPACE = Space(
     baselines=(
         Baseline(
             name="vgg16-genre",
-            source="report 003",
+            source=URBAITIS_PAYELI,
             corpus="gtzan",
             task="genre",
             trainable_parameters=13_018_698,
@@ -35,7 +36,7 @@ SPACE = Space(
         ),
         Baseline(
             name="vgg16-genre-rotated",
-            source="report 003",
+            source=URBAITIS_PAYELI,
             corpus="gtzan",
             task="genre",
             trainable_parameters=13_018_698,

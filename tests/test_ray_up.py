@@ -33,7 +33,7 @@ _counted = _import_alone
 
 
 def _import_alone(request: Request, progress: Progress) -> Store:
-    with open(os.path.expanduser("~/decoded"), "a") as file:
+    with from_home("~/decoded").open("a") as file:
         print(__file__, file=file)
     return _counted(request, progress)
 """

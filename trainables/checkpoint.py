@@ -4,15 +4,54 @@ Both are replaced as a whole, and only if `check`, called right before, raises n
 """
 
 import io
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from trainables.files import STATE, WEIGHTS, replace_file
+
+# Of the time of training. Saving costs as much as a short epoch of a network with many weights.
+_SHARE = 0.02
+_LONGEST_SECONDS = 10.0
+# Of a copy of the best weights that waits to be saved; a larger one is saved at once.
+HELD_BYTES = 100_000_000
+
+
+class Saver:
+    """Saves a configuration's training in `folder`, not oftener than it can be afforded.
+
+    After a save that took a fifth of a second the next one is due after ten, which is the longest.
+    """
+
+    def __init__(self, folder: Path, identity: str, check: Callable[[], object] = lambda: None) -> None:
+        self._folder, self._identity, self._check = folder, identity, check
+        self._best: dict[str, Tensor] | None = None
+        self._due = 0.0
+
+    def is_due(self) -> bool:
+        """Whether it is time for the next save; for the first one it always is."""
+        return time.monotonic() >= self._due
+
+    def keep(self, model: nn.Module) -> None:
+        """Copies the weights of `model`, the best so far, for the next save."""
+        self._best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        if sum(tensor.nbytes for tensor in self._best.values()) > HELD_BYTES:
+            self._due = 0.0
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Saves the best weights, where better ones came since the last save, and the state."""
+        began = time.monotonic()
+        if self._best is not None:
+            save_weights(self._folder, self._best, self._check)
+            self._best = None
+        save_state(self._folder, self._identity, state, self._check)
+        ended = time.monotonic()
+        self._due = ended + min((ended - began) / _SHARE, _LONGEST_SECONDS)
 
 
 def save_state(folder: Path, identity: str, state: dict[str, Any], check: Callable[[], object] = lambda: None) -> None:
@@ -36,10 +75,9 @@ def load_state(folder: Path, identity: str) -> dict[str, Any] | None:
     return state if isinstance(state, dict) and state.pop("identity", None) == identity else None
 
 
-def save_weights(folder: Path, model: nn.Module, check: Callable[[], object] = lambda: None) -> None:
-    """Writes the weights of `model` as the best so far."""
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    replace_file(folder / WEIGHTS, lambda path: save_file(weights, path), check)
+def save_weights(folder: Path, weights: Mapping[str, Tensor], check: Callable[[], object] = lambda: None) -> None:
+    """Writes the weights of a model, by name, as the best so far."""
+    replace_file(folder / WEIGHTS, lambda path: save_file(dict(weights), path), check)
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

@@ -128,22 +128,6 @@ def network(name: str) -> ModuleType:
     return importlib.import_module(name if "." in name else f"trainables.models.{name}")
 
 
-def resolve(
-    space: Space,
-    params: Mapping[str, Value],
-    *,
-    data: DataConfig,
-    seed: int,
-    max_epochs: int,
-    threads: int,
-    overrides: Mapping[str, Value] | None = None,
-) -> TrialConfig:
-    """The configuration of one point of a space; `overrides` are a baseline's own settings."""
-    return from_point(
-        point(space, params, data=data, seed=seed, max_epochs=max_epochs, threads=threads, overrides=overrides)
-    )
-
-
 def point(
     space: Space,
     params: Mapping[str, Value],
@@ -154,7 +138,10 @@ def point(
     threads: int,
     overrides: Mapping[str, Value] | None = None,
 ) -> dict[str, Any]:
-    """All that makes one point of a space a configuration, as a plain record; unlike that it takes no Torch."""
+    """All that `resolve` makes one point of a space's configuration of, as a plain record; this takes no Torch.
+
+    `overrides` are a baseline's own settings.
+    """
     return {
         "family": space.name,
         "network": space.network,
@@ -166,8 +153,8 @@ def point(
     }
 
 
-def from_point(record: Mapping[str, Any]) -> TrialConfig:
-    """The configuration of what `point` gave."""
+def resolve(record: Mapping[str, Any]) -> TrialConfig:
+    """The configuration of a point of a space, as `point` describes it."""
     values: dict[str, Any] = record["values"]
     module = network(record["network"])
     return TrialConfig(

@@ -8,9 +8,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trainables.errors import UserError
+
 STATE = "state.pt"
 WEIGHTS = "best.safetensors"
 _PROBE_BYTES = 2**20
+
+
+def from_home(path: str | Path) -> Path:
+    """The path with a leading `~` or `~user` written out; raises UserError where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"A path that begins with ~ must name a user of this machine, but {path} does not.") from error
+
+
+def cache_folder() -> Path:
+    """What is kept once for all studies; the variable ETUDE_CACHE moves it."""
+    return from_home(os.environ.get("ETUDE_CACHE", "~/.cache/etude"))
 
 
 def replace_file(path: Path, write: Callable[[Path], object], check: Callable[[], object] = lambda: None) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pyarrow import fs
 
 from trainables.errors import UserError
+from trainables.files import from_home
 
 _CONNECT_SECONDS, _REQUEST_SECONDS = 5.0, 30.0
 _PATIENCE_SECONDS = 1800.0
@@ -133,7 +134,7 @@ def open_folder(location: str | Path) -> Folder:
     """
     text = str(location)
     if "://" not in text:
-        place = Path(text).expanduser()
+        place = from_home(text)
         # Two dots lead from where a link points to, so that they can only go together with it.
         path = str(place.resolve() if ".." in place.parts else place.absolute())
         return Folder(fs.LocalFileSystem(), path, path)

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from trainables import augment, losses
+from trainables.checkpoint import HELD_BYTES
 from trainables.config import TrialConfig, network
 from trainables.data import evaluation_batch
 from trainables.loop import without_initial_weights
@@ -69,11 +70,11 @@ def footprint(config: TrialConfig, input_shape: tuple[int, ...], n_classes: int)
     moments = _moments(config) * trainable
     step, scoring = _played(model, config, input_shape)
     copies = 2 + _moments(config)  # of what is trained: weights, gradients, moments
-    held = sum(
-        (copies if weight.requires_grad else 1) * _block_bytes(_FLOAT_BYTES * weight.numel()) for weight in weights
-    )
-    # A resumed trial holds the saved state twice, as it was read and as tensors, beside the fresh weights. Saving
-    # the best weights, which copies them, and the optimiser's own step take less.
+    blocks = {weight: _block_bytes(_FLOAT_BYTES * weight.numel()) for weight in weights}
+    held = sum((copies if weight.requires_grad else 1) * block for weight, block in blocks.items())
+    held += min(sum(blocks.values()), HELD_BYTES)  # the best weights, until they are saved
+    # A resumed trial holds the saved state twice, as it was read and as tensors, beside the fresh weights. The
+    # optimiser's own step takes less.
     resumed = _FLOAT_BYTES * (3 * parameters + 2 * moments)
     training = held + max(step, scoring) + _KERNEL_BYTES
     return Footprint(parameters, trainable, max(training, resumed), step // config.training.batch_size)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -65,28 +65,42 @@ def without_initial_weights(config: TrialConfig) -> TrialConfig:
 
 
 def train(
-    config: TrialConfig, data: TrialData, folder: Path | None = None, check: Callable[[], object] = lambda: None
+    config: TrialConfig,
+    data: TrialData,
+    folder: Path | None = None,
+    check: Callable[[], object] = lambda: None,
+    rungs: Collection[int] = (),
+    before_epoch: Callable[[], object] = lambda: None,
 ) -> Iterator[EpochReport]:
     """Trains to `max_epochs`, yielding one report per epoch, or until it diverges or its patience ends.
 
-    With a `folder` each epoch is saved there before it is reported; started again with the same folder, the
-    generator yields the same reports from the first on, those of saved epochs without any work. Every random
-    number derives from the seed and the epoch, so a resumed run equals an uninterrupted one. `check` is called before
-    each file is put in its place, and raises where the folder is no longer this run's.
+    With a `folder` each epoch is saved there before it is reported, short ones several at once: `checkpoint.Saver`
+    says when. None after an epoch in `rungs`, where the caller may stop, is begun before that one is reported. Started
+    again with the same folder, the generator yields the same reports from the first on, those of saved epochs without
+    any work. Every random number derives from the seed and the epoch, so a resumed run equals an uninterrupted one.
+    `check` is called before each file is put in its place, `before_epoch` before each epoch; they raise where the
+    folder is no longer this run's.
     """
     torch.set_num_threads(config.threads)
     run = _Run(config, data)
     if folder is not None and (state := checkpoint.load_state(folder, config.identity)):
         run.restore(state)
         del state  # another copy of the weights, for as long as the trial runs
+    saver = checkpoint.Saver(folder, config.identity, check) if folder is not None else None
     yield from run.reports
+    unreported: list[EpochReport] = []
     while not run.finished:
+        before_epoch()
         report = run.epoch()
-        if folder is not None:
+        unreported.append(report)
+        if saver is not None:
             if report.best_epoch == report.epoch:
-                checkpoint.save_weights(folder, run.model, check)
-            checkpoint.save_state(folder, config.identity, run.state(), check)
-        yield report
+                saver.keep(run.model)
+            if not (run.finished or report.epoch in rungs or saver.is_due()):
+                continue
+            saver.save(run.state())
+        yield from unreported
+        unreported.clear()
 
 
 def forward(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -8,8 +8,6 @@ from torch import Tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-NAMES = ("ce", "hinge", "kl")
-
 
 def make(name: str, smoothing: float) -> Loss:
     """The loss of that name, a mean over the batch; `smoothing` spreads that much of each target evenly."""

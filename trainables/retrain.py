@@ -3,7 +3,9 @@
 python -m trainables.retrain studies/NAME [FOLDER]
 """
 
+import contextlib
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -32,7 +34,7 @@ def retrain(config_file: Path, folder: Path) -> dict[str, Any]:
     saved.check_kinds(config_file, record)
     try:
         config = TrialConfig.from_json(record)
-    except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
+    except saved.WRONG_VALUES as error:
         raise _not_whole(config_file, error) from error
     inputs = data.trial_data(config.data, config.features, data.choose_device())
     click.echo(f"Training {config.family} for at most {config.training.max_epochs} epochs …")
@@ -100,20 +102,46 @@ def _command(model: Path, folder: Path | None) -> None:
     one to a temporary folder.
     """
     config_file = find_config(model)
-    if folder is not None and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f"The folder for the new model must be new or empty, but {folder} is not. Name another.")
-    target = folder or Path(tempfile.mkdtemp(prefix="etude-retrain-"))
+    new = folder is None or not os.path.lexists(folder)
+    target = _new_folder(folder)
     try:
         found = retrain(config_file, target)
-    except BaseException:
+    except BaseException as error:
         if folder is None:
             shutil.rmtree(target, ignore_errors=True)
+        elif new:  # what was trained stays
+            with contextlib.suppress(OSError):
+                target.rmdir()
+        if isinstance(error, OSError):
+            raise UserError(
+                f"The new model must be written to {target}, but {error.strerror or error}. Put that right or name "
+                f"another folder."
+            ) from error
         raise
     stored = _stored(config_file.with_name("metrics.json"))
     for name, row in found.items():
         was = f"  (was {stored[name]:.6f})" if name in stored else ""
         click.echo(f"{name:6} balanced accuracy {row['balanced_accuracy']:.6f}{was}  accuracy {row['accuracy']:.6f}")
     click.echo(f"The model lies in {target}.")
+
+
+def _new_folder(folder: Path | None) -> Path:
+    """The folder for the new model, made now, before it takes minutes to train it; raises UserError."""
+    if folder is None:
+        return Path(tempfile.mkdtemp(prefix="etude-retrain-"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        empty = not any(folder.iterdir())
+    except FileExistsError:
+        empty = False
+    except OSError as error:
+        raise UserError(
+            f"The folder for the new model must be new or empty, but {folder} cannot be made ({error.strerror}). Name "
+            f"another."
+        ) from error
+    if not empty:
+        raise UserError(f"The folder for the new model must be new or empty, but {folder} is not. Name another.")
+    return folder
 
 
 def _stored(metrics: Path) -> dict[str, float]:

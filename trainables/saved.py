@@ -44,7 +44,7 @@ NOT_FINITE = "not finite: the model's answer holds NaN"
 _KEYS = ("config", "classes", "sample_rate_hz", "clip_seconds", "input_shape", "layers")
 
 # What wrong values in a `config.json` raise somewhere.
-_WRONG = (
+WRONG_VALUES = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -268,7 +268,7 @@ def load(place: Path, device: torch.device | None = None) -> SavedModel:
         # As in training: on busy cores several threads took 27 times as long for one clip after the other.
         torch.set_num_threads(max(1, min(config.threads, cores())))
         _try_out(found)
-    except _WRONG as error:
+    except WRONG_VALUES as error:
         raise _not_whole(file, f"{type(error).__name__}: {error}") from error
     return found
 

@@ -56,13 +56,13 @@ def difference(one: pd.DataFrame, other: pd.DataFrame, split: str, seed: int = 0
     first, second = ((codes(part["predicted"], classes) == true).astype(np.float64) for part in parts)
     lead = first - second
     return {
-        "difference": _mean_recall(true, lead),
+        "difference": mean_recall(true, lead),
         "interval": interval(true, groups, lead, seed=seed),
         "groups": len(set(groups)),
     }
 
 
-def _mean_recall(true: Rows, right: npt.NDArray[np.float64]) -> float:
+def mean_recall(true: Rows, right: npt.NDArray[np.float64]) -> float:
     """The mean over the classes present of the mean of `right`: balanced accuracy, or a difference of two."""
     support = np.bincount(true)
     return float((np.bincount(true, weights=right)[support > 0] / support[support > 0]).mean())
@@ -84,7 +84,7 @@ def interval(
     if (np.bincount(true) == 1).any():
         return None
     found = [
-        _mean_recall(true[rows], right[rows]) if balanced else float(right[rows].mean())
+        mean_recall(true[rows], right[rows]) if balanced else float(right[rows].mean())
         for rows in resamples(true, groups, seed)
     ]
     low, high = np.quantile(found, [0.025, 0.975])

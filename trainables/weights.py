@@ -1,7 +1,6 @@
 """Initial weights of torchvision's networks: the official ones of ImageNet, a file, or none. Never by accident none."""
 
 import hashlib
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from trainables.errors import UserError
+from trainables.files import cache_folder, from_home
 
 IMAGENET = "imagenet"
 NONE = "none"
@@ -61,6 +61,11 @@ def find(source: str, architecture: str) -> InitialWeights:
     return InitialWeights(IMAGENET if source == IMAGENET else str(path), digest)
 
 
+def is_imagenet(digest: str, architecture: str) -> bool:
+    """Whether a file of that digest holds the ImageNet weights: the first digits of theirs are in their name."""
+    return digest.startswith(_digits(_URLS[architecture]))
+
+
 def load(file: str, digest: str, architecture: str) -> Mapping[str, Tensor]:
     """The body's weights by torchvision's names, on the CPU; `file` and `digest` are those of `InitialWeights`.
 
@@ -93,8 +98,12 @@ def skeleton(architecture: str) -> nn.Module:
 def _located(file: str, architecture: str) -> Path:
     if file == IMAGENET:
         return _official(architecture)
-    path = Path(file).expanduser().absolute()
-    if not path.is_file():
+    path = from_home(file).absolute()
+    try:
+        found = path.is_file()
+    except OSError:  # no permission to look there, a name too long
+        found = False
+    if not found:
         raise UserError(
             f"--weights must be {IMAGENET}, {NONE} or a file with torchvision's weights of {architecture}, but there "
             f"is no file {path}."
@@ -106,8 +115,8 @@ def _official(architecture: str) -> Path:
     """The official file: found where it may lie, else downloaded."""
     url = _URLS[architecture]
     name = Path(urlparse(url).path).name
-    ours = Path(os.environ.get("ETUDE_CACHE", "~/.cache/etude")).expanduser() / "weights" / name
-    prefix = ours.stem.rpartition("-")[2]
+    ours = cache_folder() / "weights" / name
+    prefix = _digits(url)
     for path in (ours, Path(torch.hub.get_dir()) / "checkpoints" / name):
         if path.is_file() and _digest(path).startswith(prefix):
             return path
@@ -120,6 +129,10 @@ def _official(architecture: str) -> Path:
             f"failed: {error}. {_WAYS_OUT}"
         ) from error
     return ours
+
+
+def _digits(url: str) -> str:
+    return Path(urlparse(url).path).stem.rpartition("-")[2]
 
 
 def _digest(path: Path) -> str:

@@ -148,10 +148,10 @@ def _times(models: list[Scored]) -> Item:
     return Figure(
         style.file_name("times-by-model", models[0].model.study, f"trial-{models[0].model.trial}"),
         "Time to converge and to predict",
-        f"Left: the seconds of training until the best epoch, after which no score on tune was better. Right: "
-        f"milliseconds per clip for predicting all of tune, valid and test, reading and features included unless "
-        f"cached. {len(models)} models, the best on tune first; both axes are logarithmic, and a mark is missing "
-        f"where a time was too short to measure. Times depend on the machine, and on what else ran there.",
+        f"Left: the seconds of training until the best epoch, after which no score on tune was better. Right: the "
+        f"median milliseconds to answer a recording by itself, features included. {len(models)} models, the best on "
+        f"tune first; both axes are logarithmic, and a mark is missing where a time was too short to measure. Times "
+        f"depend on the machine, and on what else ran there.",
         data,
         _draw_times,
     )
@@ -362,7 +362,9 @@ def _layers(model: Scored) -> Item:
 
 def _values(model: Scored) -> Item:
     space, metrics = model.study.space, model.model.metrics
-    recipe = next((b.settings for b in space.baselines if b.name == model.model.baseline), {})
+    baseline = next((b for b in space.baselines if b.name == model.model.baseline), None)
+    recipe = baseline.settings if baseline else {}
+    source = f" ({baseline.source})" if baseline else ""
     ranges = {name: (domain, condition) for name, domain, condition in space.describe()}
     rows = [(name, value, metrics["origin"], *ranges.get(name, ("", ""))) for name, value in metrics["params"].items()]
     rows += [
@@ -374,6 +376,6 @@ def _values(model: Scored) -> Item:
         f"Hyperparameters of {model.label}",
         f"Every value that decided {model.words}: {len(metrics['params'])} parameters with the range that was searched "
         f"and the condition under which they exist, then the settings. `origin` says who chose a value: the search "
-        f"(sampled), the family's default, or the published recipe.",
+        f"(sampled), the family's default, or the published recipe{source}.",
         pd.DataFrame(rows, columns=["name", "value", "origin", "range", "only where"]),
     )

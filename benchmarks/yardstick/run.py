@@ -29,6 +29,8 @@ import psutil
 import tables
 from jobs import SIZES, Job, best_so_far, final_scores
 
+from trainables.errors import UserError
+
 HERE = Path(__file__).parent
 TOOLS = {
     tables.FLOOR: "plain_loop.py",
@@ -191,5 +193,7 @@ def machine() -> str:
 if __name__ == "__main__":
     try:
         main()
+    except UserError as error:
+        raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
         raise SystemExit("Interrupted; the same command goes on.") from None

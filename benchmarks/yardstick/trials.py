@@ -13,7 +13,7 @@ from search import adapt
 from search.searcher import derived_seed
 from spaces.domains import Params, Space
 from trainables import corpora, data, loop
-from trainables.config import DataConfig, TrialConfig, resolve
+from trainables.config import DataConfig, TrialConfig, point, resolve
 from trainables.features import vector
 from trainables.loop import EpochReport
 
@@ -62,12 +62,14 @@ def _space(family: str, fixed: list[str] | tuple[str, ...], clip_seconds: float)
 def config_of(job: Job, number: int) -> TrialConfig:
     """The resolved configuration of a trial."""
     return resolve(
-        space_of(job),
-        job.points[number],
-        data=DataConfig(**job.data),
-        seed=job.seeds[number],
-        max_epochs=job.epochs,
-        threads=1,
+        point(
+            space_of(job),
+            job.points[number],
+            data=DataConfig(**job.data),
+            seed=job.seeds[number],
+            max_epochs=job.epochs,
+            threads=1,
+        )
     )
 
 

@@ -1,17 +1,22 @@
 """The report in a browser: headless Chromium, where it is installed (Debian: chromium and chromium-driver)."""
 
 import base64
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.expected_conditions import title_is
+from selenium.webdriver.support.wait import WebDriverWait
 
 from analysis import report
 from analysis.load import load_studies
 from tests.analysis.made import make_study
+from trainables import corpora
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
@@ -96,4 +101,30 @@ def test_it_is_readable_in_the_dark_and_on_paper(browser: webdriver.Chrome, page
     assert colours[1] == ("rgb(230, 230, 230)", "rgb(22, 24, 27)")
     paper = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {})["data"])
     assert paper.startswith(b"%PDF") and len(paper) > 50_000
+    assert browser.get_log("browser") == []
+
+
+def test_its_recordings_play(
+    browser: webdriver.Chrome, tiny_corpus: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ETUDE_CACHE", str(cache))
+    store = corpora.open_corpus(f"nsynth:{tiny_corpus}")
+    study = make_study(tmp_path / "mlp", trials=1, baselines=False)
+    config = json.loads((study / "best" / "config.json").read_text())
+    config["config"]["data"] |= {"corpus": f"nsynth:{tiny_corpus}", "digest": store.digest}
+    (study / "best" / "config.json").write_text(json.dumps(config))
+    # Recordings are found by name, so the made-up predictions take those of the corpus' test split.
+    predictions = pd.read_parquet(study / "best" / "predictions.parquet")
+    names = store.clips.loc[store.clips["split"] == "test", "name"]
+    rows = predictions[predictions["split"] == "test"].head(len(names)).index
+    predictions.loc[rows, "name"] = names.to_numpy()[: len(rows)]
+    predictions.to_parquet(study / "best" / "predictions.parquet")
+    page = report.write(load_studies(study), tmp_path / "report")
+    count = page.read_text().count("<audio")
+    assert count, "the report has no recordings"
+    browser.get(page.as_uri())
+    # On a busy machine the driver may still see the page before.
+    WebDriverWait(browser, 60).until(title_is("Étude: mlp"))
+    found = browser.execute_async_script(PLAY)
+    assert found == {"sounds": count, "playable": count}
     assert browser.get_log("browser") == []

@@ -83,7 +83,9 @@ def test_a_study_is_there_once_by_whatever_path(tmp_path: Path, monkeypatch: pyt
         *({name: ...} for name in ("splits", "data", "created", "commit", "space")),
         {"trials": "many"}, {"max_epochs": True}, {"rungs": []}, {"rungs": ["3"]}, {"classes": "abc"},
         {"classes": ["a", "a"]}, {"classes": ["\ud800"]}, {"splits": []}, {"splits": {"test": {"clips": 3}}},
-        {"data": {"corpus": "demo"}}, {"created": None}, {"commit": 3}, {"space": {"name": "mlp"}}, {"space": None},
+        {"data": {"corpus": "demo"}}, {"data": {"corpus": "demo", "task": "family"}}, {"created": None}, {"commit": 3},
+        {"space": {"name": "mlp"}}, {"space": None}, {"fixed": None}, {"fixed": [3]}, {"majority_share": None},
+        {"majority_share": {"test": "much"}},
     ],
 )  # fmt: skip
 def test_a_study_json_that_lacks_what_is_needed(values: dict[str, Any], copy: Path) -> None:
@@ -206,6 +208,7 @@ def test_predictions_that_are_garbage_or_missing(copy: Path) -> None:
         (lambda rows: rows.assign(predicted=3), "'3' in 'predicted' is none of its classes"),
         (lambda rows: rows.assign(name=None), "some of its cells are empty"),
         (lambda rows: rows.assign(p_bass="much"), "some of its probabilities are no numbers"),
+        (lambda rows: rows.assign(p_kazoo=0.0), "its classes are .*kazoo.*, its model's "),
     ],
 )
 def test_predictions_that_are_not_some(spoil: Callable[[pd.DataFrame], pd.DataFrame], words: str, copy: Path) -> None:
@@ -241,6 +244,12 @@ def test_metrics_of_another_trial(of: str, values: dict[str, Any], copy: Path) -
 def test_a_config_that_is_none(content: str, copy: Path) -> None:
     (copy / "best" / "config.json").write_text(content)
     left_out(copy, r"best/config\.json")
+
+
+@pytest.mark.parametrize("layers", [None, {}, [3], [{}], [{"name": "head", "kind": "Linear", "output_shape": 3}]])
+def test_layers_that_are_none(layers: Any, copy: Path) -> None:
+    change(copy / "best" / "config.json", layers=layers)
+    left_out(copy, r"must be whole, but .*best/config\.json is not: ")
 
 
 def test_numbers_that_disagree_are_named_and_the_model_stays(copy: Path) -> None:

@@ -74,6 +74,15 @@ def test_published_recipes_and_the_default_move_and_say_so() -> None:
     assert Space.from_json(moved.to_json()) == moved
 
 
+def test_a_whole_number_is_the_real_one_that_a_recipe_has() -> None:
+    space = spaces.load("lstm")
+    kept = adapt.fixed(space, ("dropout=0",))
+    recipe, same = (next(b for b in found.baselines if b.name == "lstm-2018") for found in (space, kept))
+    assert recipe.params["dropout"] == 0.0 and same == recipe
+    with pytest.raises(UserError, match=r"range of layers, .* asks for inf"):
+        adapt.fixed(space, ("layers=1e999",))
+
+
 def test_what_fits_already_stays_exact() -> None:
     kept = adapt.fixed(SPACE, ("x=0.2..0.8",))
     assert kept.baselines == SPACE.baselines
@@ -118,14 +127,17 @@ def test_without_weights_a_network_trains_from_scratch_and_its_recipes_say_so(fa
     assert domain(space, "frozen_stages") == Choice((0,))
     for baseline in space.baselines:
         assert baseline.params["frozen_stages"] == 0
+        assert baseline.params["body_rate_factor"] == 1.0, "nothing was learnt before that should change slowly"
         assert baseline.changes == ("frozen_stages 5 → 0", "weights ImageNet → random")
         assert space.why_outside(baseline.params) is None
     assert space.why_outside(space.default) is None
-    with pytest.raises(UserError, match="--weights none trains from scratch, so frozen_stages must be 0"):
-        adapt.weighted(adapt.fixed(spaces.load(family), ("frozen_stages=2",)), "none")
+    assert space.default["body_rate_factor"] == 1.0
+    for wish, words in (("frozen_stages=2", "frozen_stages must be 0"), ("body_rate_factor=0.1", "factor must be 1,")):
+        with pytest.raises(UserError, match=f"--weights none trains from scratch, so .*{words}"):
+            adapt.weighted(adapt.fixed(spaces.load(family), (wish,)), "none")
 
 
-def test_a_weights_file_is_named_with_its_digest(tmp_path: Path) -> None:
+def test_a_weights_file_is_named_with_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = pytest.importorskip("torchvision.models")
     torch = pytest.importorskip("torch")
     path = tmp_path / "resnet.pth"
@@ -133,6 +145,9 @@ def test_a_weights_file_is_named_with_its_digest(tmp_path: Path) -> None:
     space = adapt.weighted(spaces.load("resnet50"), str(path))
     assert space.settings["weights_file"] == str(path)
     assert len(str(space.settings["weights_digest"])) >= 12
-    assert space.baselines == spaces.load("resnet50").baselines
+    (recipe,) = space.baselines
+    assert recipe.changes == ("weights ImageNet → resnet.pth",)
+    monkeypatch.setattr("trainables.weights.is_imagenet", lambda digest, architecture: True)
+    assert adapt.weighted(spaces.load("resnet50"), str(path)).baselines == spaces.load("resnet50").baselines
     with pytest.raises(UserError, match="vgg16"):
         adapt.weighted(spaces.load("vgg16"), str(path))

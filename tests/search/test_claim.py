@@ -30,7 +30,7 @@ def test_a_worker_that_was_replaced_saves_nothing_any_more(tmp_path: Path) -> No
     checkpoint.save_state(tmp_path, "same", {"epoch": 3}, second.check)
     for save in (
         lambda: checkpoint.save_state(tmp_path, "same", {"epoch": 2}, first.check),
-        lambda: checkpoint.save_weights(tmp_path, nn.Linear(1, 1), first.check),
+        lambda: checkpoint.save_weights(tmp_path, nn.Linear(1, 1).state_dict(), first.check),
     ):
         with pytest.raises(SupersededError):
             save()
@@ -103,7 +103,7 @@ def test_a_disk_that_takes_no_more_is_told_from_a_network_that_cannot_be_saved(t
     with pytest.raises(OSError, match="File too large"):
         checkpoint.save_state(tmp_path, "same", {"weights": torch.zeros(10**6)})
     with pytest.raises(OSError, match="File too large"):
-        checkpoint.save_weights(tmp_path, nn.Linear(1000, 1000))
+        checkpoint.save_weights(tmp_path, nn.Linear(1000, 1000).state_dict())
     with pytest.raises(TypeError):
         checkpoint.save_state(tmp_path, "same", {"weights": threading.Lock()})
     assert not (tmp_path / STATE).exists() and not (tmp_path / WEIGHTS).exists()

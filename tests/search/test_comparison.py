@@ -17,8 +17,9 @@ from rich.console import Console
 
 import spaces
 from search import comparison, options
-from search.comparison import KEPT, describe_leaderboard
+from search.comparison import KEPT, describe_leaderboard, leaderboard
 from search.records import EPOCHS, FAMILIES, SPEC, TRIALS, read_rows
+from tests.analysis.made import make_study
 from tests.conftest import ROOT
 from trainables.errors import UserError
 
@@ -125,6 +126,25 @@ def test_what_a_killed_process_left_of_a_study_that_had_not_begun_is_no_obstacle
     assert (tmp_path / "two" / "lstm" / TRIALS).exists()
 
 
+@pytest.mark.parametrize("content", ["", "[]", "3", '{"families": ["lstm"]}', '{"families": 3, "options": {}}'])
+def test_a_record_that_is_none_is_refused_in_a_sentence(content: str, tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / FAMILIES).write_text(content)
+    given = parsed("--resume", "--name", "two", "--storage", str(tmp_path))
+    with pytest.raises(UserError, match=r"families\.json must be readable, but .* is not \(.*Restore it from a copy"):
+        comparison.settle(given, lambda *_: None)
+
+
+def test_a_comparison_is_resumed_as_a_whole(tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / FAMILIES).write_text('{"families": ["lstm", "mlp"], "options": {}}')
+    base = ("--resume", "--name", "two", "--storage", str(tmp_path))
+    with pytest.raises(UserError, match=r"a comparison of families as a whole, and two is one\. Leave --space"):
+        options.settle(parsed(*base, "--space", "lstm"), lambda *_: None)
+    with pytest.raises(UserError, match="--baseline runs one recipe alone, but two is a comparison of families"):
+        comparison.settle(parsed(*base, "--baseline", "lstm-2018"), lambda *_: None)
+
+
 def row(family: str, name: str, tune: float, **changes: Any) -> dict[str, Any]:
     scores = {f"{split}_balanced_accuracy": tune for split in ("tune", "valid", "test")}
     return {
@@ -140,6 +160,33 @@ def row(family: str, name: str, tune: float, **changes: Any) -> dict[str, Any]:
         "prediction_ms": 123.4,
         **changes,
     }
+
+
+def test_a_leaderboard_names_every_model_once_and_compares_the_first_with_each(tmp_path: Path) -> None:
+    """One family's best is a recipe of its own, the other's is not."""
+    make_study(tmp_path / "mlp", trials=4, height=lambda params: 0.95 if params["loss"] == "hinge" else 0.3)
+    make_study(tmp_path / "lstm", "lstm", trials=3, height=lambda params: 0.5 if params["batch_size"] == 32 else 0.4)
+    summaries: dict[str, dict[str, Any]] = {}
+    for family in ("lstm", "mlp"):
+        best = tmp_path / family / "best"
+        recipes = {file.parent.name: json.loads(file.read_text()) for file in best.glob("baselines/*/metrics.json")}
+        chosen = json.loads((best / "metrics.json").read_text())
+        summaries[family] = {"best": chosen, "baselines": recipes, "wall_seconds": 10.0}
+    board = leaderboard(tmp_path, {**summaries, "cnn1d": {"best": None, "baselines": {}, "wall_seconds": 1.0}})
+    assert (board["failed"], board["wall_seconds"]) == (["cnn1d"], 21.0)
+    first = board["rows"][0]
+    assert (first["family"], first["name"], first["chosen"]) == ("mlp", "mlp-genre-hinge", True)
+    scores = {row["name"]: row["test_balanced_accuracy"] for row in board["rows"]}
+    tune = [row["tune_balanced_accuracy"] for row in board["rows"]]
+    assert tune == sorted(tune, reverse=True)
+    (lstm,) = (row["name"] for row in board["rows"] if row["chosen"] and row["family"] == "lstm")
+    others = {"mlp-genre-ce", "mlp-genre-kl", "lstm-2018", "lstm-2022"} - {lstm}
+    assert set(scores) == {"mlp-genre-hinge", lstm, *others} and len(board["rows"]) == len(scores)
+    assert set(board["first_against"]) == {"lstm"} and set(board["first_against_baselines"]) == others
+    for name, found in {lstm: board["first_against"]["lstm"], **board["first_against_baselines"]}.items():
+        assert found["difference"] == pytest.approx(scores["mlp-genre-hinge"] - scores[name])
+        assert found["interval"][0] < found["difference"] < found["interval"][1]
+        assert found["groups"] == 6
 
 
 def test_the_leaderboard_fits_80_columns_and_says_what_was_changed() -> None:

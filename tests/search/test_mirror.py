@@ -94,6 +94,14 @@ def test_a_row_that_did_not_get_there_is_brought_there(place: Path) -> None:
     assert (mirror.remote / "rows").has("00000003.json")
 
 
+def test_a_row_that_is_no_json_is_named(place: Path) -> None:
+    mirror = mirror_of(place)
+    assert mirror
+    mirror._put("rows/00000000.json", b"{")
+    with pytest.raises(UserError, match=r"must be JSON, but s3://.*rows/00000000\.json has one that is not"):
+        list(mirror._rows_there())
+
+
 def test_two_histories_of_one_study_are_refused(place: Path) -> None:
     journal, mirror = opened(place)
     write(journal, range(1))

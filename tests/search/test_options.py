@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 
 import spaces
-from search import disk, options, places, preflight, session, versions
+from search import adapt, disk, options, places, preflight, session, versions
 from search.cluster import cluster
 from search.progress import Terminal
 from search.run import say_corpus
@@ -216,6 +216,51 @@ def test_a_study_that_cannot_begin_leaves_nothing_behind(settle: Settle, tmp_pat
         with pytest.raises(UserError, match=words):
             run_session(parsed(*given, *more), spec, directory, corpus, screen)
         assert (directory / "study.json").exists(), "what was there before stays"
+
+
+@pytest.mark.parametrize("fixes", [(), ("--fix", "batch_size=64")])
+def test_what_a_study_restricted_by_itself_nobody_has_to_ask_for_again(
+    fixes: tuple[str, ...], settle: Settle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainables.data.choose_device", lambda: torch.device("cpu"))
+    spec, directory, corpus = settle("--space", "cnn2d", "--name", "mine", *fixes)
+    assert spec.fixed == (*fixes[1:], adapt.SMALL_PICTURES)
+    write_study(directory, spec, corpus)
+    again = ("--resume", "--name", "mine")
+    monkeypatch.setattr("trainables.data.choose_device", lambda: torch.device("cuda"))
+    assert settle(*again, data=None)[0] == settle(*again, *fixes, data=None)[0] == spec
+    with pytest.raises(UserError, match="fixed was"):
+        settle(*again, "--fix", "batch_size=32", data=None)
+
+
+def test_a_study_elsewhere_is_looked_at_without_its_corpus(settle: Settle, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, directory, corpus = settle("--space", "lstm", "--name", "mine")
+    write_study(directory, spec, corpus)
+    monkeypatch.setattr(options, "_DECODE_IN_DRY_RUN_BYTES", 0)
+    assert settle("--resume", "--name", "mine", "--dry-run", data=None)[0] == spec
+
+
+def test_a_recipe_resumed_still_runs_once(settle: Settle) -> None:
+    spec, directory, corpus = settle("--baseline", "lstm-2018", "--name", "mine")
+    write_study(directory, spec, corpus)
+    with pytest.raises(UserError, match=r"runs one recipe once, but --trials is 5\. Leave --trials out"):
+        settle("--resume", "--name", "mine", "--trials", "5", data=None)
+
+
+@pytest.mark.parametrize("name", ["/x/\udcff\U0001f600", "/x/\udcff"])
+def test_a_path_that_is_no_text_is_refused_before_anything_is_read(name: str, settle: Settle) -> None:
+    with pytest.raises(UserError, match="--data must be readable text"):
+        settle("--space", "lstm", data=f"folder:{name}")
+    with pytest.raises(UserError, match="--weights must be readable text"):
+        settle("--space", "resnet50", "--weights", name)
+
+
+def test_a_path_that_cannot_be_looked_at_is_refused(settle: Settle, tmp_path: Path) -> None:
+    for data in (f"folder:{tmp_path / ('n' * 300)}", "folder:~nobody-of-that-name/x"):
+        with pytest.raises(UserError, match="must name"):
+            settle("--space", "lstm", data=data)
+    with pytest.raises(UserError, match="there is no file"):
+        settle("--space", "resnet50", "--weights", str(tmp_path / ("n" * 300)))
 
 
 def test_resuming_takes_over_what_is_left_out(settle: Settle) -> None:
@@ -446,7 +491,7 @@ def test_a_network_that_cannot_be_built_is_refused_before_anything_starts(settle
     found = preflight._measure(spec.config(dict(spec.baselines[0].params), "cnn1d-small", 0), corpus, 10**10)
     assert (found["fits"], found["memory_bytes"]) == (False, 0)
     assert "cannot be built" in found["impossible"]
-    assert preflight.most_parameters(searched, corpus) >= 0
+    assert preflight.most_parameters(searched, corpus) > 0
 
 
 def test_split_fix_and_weights_are_checked_and_kept(settle: Settle, tmp_path: Path) -> None:

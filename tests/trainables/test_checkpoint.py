@@ -136,7 +136,7 @@ def test_a_state_that_was_cut_off_is_not_used(tmp_path: Path) -> None:
 def test_weights_come_back_with_buffers_and_what_is_frozen(tmp_path: Path) -> None:
     model, other, x = linear(1), linear(2), torch.randn(5, 3)
     model.train()(x)  # moves the running statistics
-    checkpoint.save_weights(tmp_path, model)
+    checkpoint.save_weights(tmp_path, model.state_dict())
     assert [entry.name for entry in tmp_path.iterdir()] == [WEIGHTS]
     assert load_file(tmp_path / WEIGHTS).keys() == model.state_dict().keys()
     assert not torch.equal(model.eval()(x), other.eval()(x))
@@ -145,6 +145,54 @@ def test_weights_come_back_with_buffers_and_what_is_frozen(tmp_path: Path) -> No
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
-    checkpoint.save_weights(tmp_path, linear(1))
+    checkpoint.save_weights(tmp_path, linear(1).state_dict())
     with pytest.raises(RuntimeError, match="Missing key"):
         checkpoint.load_weights(tmp_path / WEIGHTS, nn.Linear(3, 4))
+
+
+@pytest.mark.parametrize(("took", "waits"), [(0.01, 0.5), (0.1, 5.0), (1.0, 10.0)])
+def test_saving_takes_a_fiftieth_of_the_time_and_none_waits_for_long(
+    took: float, waits: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)
+
+    def save(*_: object) -> None:
+        nonlocal now
+        now += took
+
+    monkeypatch.setattr(checkpoint, "save_state", save)
+    saver = checkpoint.Saver(tmp_path, "mine")
+    assert saver.is_due()
+    saver.save({})
+    now += waits - 0.001
+    assert not saver.is_due()
+    now += 0.002
+    assert saver.is_due()
+
+
+def test_the_best_weights_are_saved_as_they_were_then(tmp_path: Path) -> None:
+    model = linear(0)
+    saver = checkpoint.Saver(tmp_path, "mine")
+    saver.keep(model)
+    wanted = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        model[0].weight += 1  # type: ignore[operator, index]
+    saver.save({"epoch": 2})
+    found = load_file(tmp_path / WEIGHTS)
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+    (tmp_path / WEIGHTS).unlink()
+    saver.save({"epoch": 3})
+    assert not (tmp_path / WEIGHTS).exists(), "written once"
+    assert checkpoint.load_state(tmp_path, "mine") == {"epoch": 3}
+
+
+def test_a_large_copy_of_weights_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "_SHARE", 1e-9)
+    saver = checkpoint.Saver(tmp_path, "mine")
+    saver.save({})
+    saver.keep(linear(0))
+    assert not saver.is_due()
+    monkeypatch.setattr(checkpoint, "HELD_BYTES", 100)
+    saver.keep(linear(0))
+    assert saver.is_due()

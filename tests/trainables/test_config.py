@@ -9,7 +9,7 @@ import pytest
 
 import spaces
 from spaces.domains import Params, Value
-from trainables.config import Augment, DataConfig, TrainingConfig, TrialConfig, resolve
+from trainables.config import Augment, DataConfig, TrainingConfig, TrialConfig, point, resolve
 from trainables.features.waveform import Waveform
 from trainables.models.recurrent import Config
 
@@ -42,7 +42,7 @@ def config_of(changes: dict[str, Value] | None = None, drop: tuple[str, ...] = (
     params = {key: value for key, value in {**POINT, **(changes or {})}.items() if key not in drop}
     space = spaces.load("blstm")
     assert space.why_outside(params) is None
-    return resolve(space, params, data=DATA, seed=11, max_epochs=27, threads=2, **more)
+    return resolve(point(space, params, data=DATA, seed=11, max_epochs=27, threads=2, **more))
 
 
 def test_a_point_resolves_to_every_value() -> None:
@@ -142,7 +142,7 @@ def test_the_identity_changes_with_every_field() -> None:
 
 def test_the_identity_does_not_depend_on_the_order_of_params() -> None:
     space = spaces.load("blstm")
-    backwards = resolve(space, dict(reversed(POINT.items())), data=DATA, seed=11, max_epochs=27, threads=2)
+    backwards = resolve(point(space, dict(reversed(POINT.items())), data=DATA, seed=11, max_epochs=27, threads=2))
     assert backwards.identity == config_of().identity
 
 

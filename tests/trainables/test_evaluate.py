@@ -173,7 +173,7 @@ def test_predictions_of_a_model(
     config = tiny_config(data=corpus_config, dropout=0.5)
     dataset, rate_hz = data.load(corpus_config), 16_000
     model = loop.build(replace(config, seed=99), config.features.shape(rate_hz, 0.25), 3)
-    checkpoint.save_weights(tmp_path, model)
+    checkpoint.save_weights(tmp_path, model.state_dict())
     found = evaluate.predict(config, tmp_path / WEIGHTS, ("valid", "test"))
     assert list(found.columns) == ["name", "split", "group", "true", "predicted", "p_bass", "p_organ", "p_reed"]
     clips = dataset.store.clips[dataset.store.clips["split"] != "train"].set_index("name")

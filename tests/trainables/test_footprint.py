@@ -15,7 +15,7 @@ import spaces
 from tests import faulty
 from tests.conftest import ROOT
 from trainables import footprint, loop
-from trainables.config import DataConfig, TrialConfig, resolve
+from trainables.config import DataConfig, TrialConfig, point, resolve
 from trainables.models import cnn1d, count_trainable, mlp
 
 # A study's worker does the same, watched from within every tenth of a second (search/trial.py).
@@ -85,7 +85,7 @@ def test_a_step_by_hand(dense: Callable[..., TrialConfig], monkeypatch: pytest.M
     """
     monkeypatch.setattr(footprint, "evaluation_batch", lambda shape: 1)
     found = footprint.footprint(dense(batch_size=20_000, optimiser="sgd", momentum=0.0), (5,), 2)
-    weights = 4 * 2 * (5 * 1_000 + 1_000 + 2 * 1_000 + 2)
+    weights = 4 * 3 * (5 * 1_000 + 1_000 + 2 * 1_000 + 2)  # with gradients and a copy of the best
     assert found.training_bytes - weights == pytest.approx(4 * 20_000 * (5 + 3 * 1_000), rel=0.01)
     assert found.example_bytes == pytest.approx(4 * (5 + 3 * 1_000), rel=0.01)
     assert found.process_bytes == footprint.WORKER_BYTES + found.training_bytes
@@ -96,7 +96,7 @@ def test_scoring_by_hand(dense: Callable[..., TrialConfig], monkeypatch: pytest.
     """Without a backward pass a layer's input and output live together and nothing else does."""
     monkeypatch.setattr(footprint, "evaluation_batch", lambda shape: 20_000)
     found = footprint.footprint(dense(batch_size=1, optimiser="sgd", momentum=0.0), (5,), 2)
-    weights = 4 * 2 * (5 * 1_000 + 1_000 + 2 * 1_000 + 2)
+    weights = 4 * 3 * (5 * 1_000 + 1_000 + 2 * 1_000 + 2)  # with gradients and a copy of the best
     assert found.training_bytes - weights == pytest.approx(4 * 20_000 * (5 + 2 * 1_000), rel=0.01)
 
 
@@ -160,7 +160,7 @@ def test_a_network_that_looks_at_values_counts_with_its_weights(dense: Callable[
     config = replace(dense(batch_size=2), network="tests.faulty", model=faulty.Config("none", "", 1.0))
     found = footprint.footprint(config, (5, 2), 3)
     assert found.trainable_parameters == 5 * 2 * 3 + 3
-    assert found.training_bytes == footprint._KERNEL_BYTES + 1.5 * 4 * 4 * (5 * 2 * 3 + 3)
+    assert found.training_bytes == footprint._KERNEL_BYTES + 1.5 * 4 * 5 * (5 * 2 * 3 + 3)
     assert found.example_bytes == 0
 
 
@@ -220,13 +220,15 @@ def test_the_estimate_is_near_what_training_really_takes(family: str, changes: d
     space = spaces.load(family)
     data = DataConfig("demo", "", "family", keep_synth_lead=False, split="official", split_seed=0)
     config = resolve(
-        space,
-        {**space.default, **changes},
-        data=data,
-        seed=0,
-        max_epochs=1,
-        threads=1,
-        overrides={"weights_file": "", "weights_digest": ""} if family == "resnet50" else {},
+        point(
+            space,
+            {**space.default, **changes},
+            data=data,
+            seed=0,
+            max_epochs=1,
+            threads=1,
+            overrides={"weights_file": "", "weights_digest": ""} if family == "resnet50" else {},
+        )
     )
     shape = config.features.shape(16_000, 4.0)
     estimate = footprint.footprint(config, shape, 10).training_bytes

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import spaces
 from trainables import layers as module
-from trainables.config import DataConfig, TrialConfig, resolve
+from trainables.config import DataConfig, TrialConfig, point, resolve
 from trainables.footprint import footprint
 from trainables.layers import Layer, layers, of
 from trainables.models import cnn2d
@@ -59,7 +59,7 @@ def test_the_sums_are_the_networks_parameters(family: str) -> None:
     space = spaces.load(family)
     for params, overrides in [(space.default, None), *((b.params, b.settings) for b in space.baselines)]:
         overrides = {**(overrides or {}), "weights_file": ""} if family in TORCHVISION else overrides
-        config = resolve(space, params, data=DATA, seed=0, max_epochs=1, threads=1, overrides=overrides)
+        config = resolve(point(space, params, data=DATA, seed=0, max_epochs=1, threads=1, overrides=overrides))
         shape = config.features.shape(16_000, 4.0)
         size = footprint(config, shape, 10)
         found = layers(config, shape, 10)

@@ -27,6 +27,10 @@ Data = Callable[..., TrialData]
 METRICS = ("loss", "cross_entropy", "accuracy", "balanced_accuracy", "macro_f1")
 
 
+# The share of the time that saving may take: every epoch is saved, or the first one, the rungs and the last.
+ALWAYS, SELDOM = float("inf"), 1e-9
+
+
 def run(config: TrialConfig, data: TrialData, folder: Path | None = None) -> list[loop.EpochReport]:
     return list(loop.train(config, data, folder))
 
@@ -160,13 +164,19 @@ def test_a_score_of_zero_is_a_score(tiny_config: Configs, tiny_data: Data, tmp_p
     assert (tmp_path / WEIGHTS).exists()
 
 
-def test_the_kept_weights_are_those_of_the_best_epoch(tiny_config: Configs, tiny_data: Data, tmp_path: Path) -> None:
+def test_the_kept_weights_are_those_of_the_best_epoch(
+    tiny_config: Configs, tiny_data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, data = tiny_config(max_epochs=12), tiny_data(noise=2.5)
     by_epoch = []
-    for report in loop.train(config, data, tmp_path):
-        by_epoch.append(weights_of(tmp_path))
-        assert equal(load_file(tmp_path / WEIGHTS), by_epoch[report.best_epoch - 1])
+    monkeypatch.setattr(checkpoint, "_SHARE", ALWAYS)
+    for report in loop.train(config, data, tmp_path / "always"):
+        by_epoch.append(weights_of(tmp_path / "always"))
+        assert equal(load_file(tmp_path / "always" / WEIGHTS), by_epoch[report.best_epoch - 1])
     assert 1 < report.best_epoch < 12
+    monkeypatch.setattr(checkpoint, "_SHARE", SELDOM)
+    run(config, data, tmp_path / "seldom")
+    assert equal(load_file(tmp_path / "seldom" / WEIGHTS), by_epoch[report.best_epoch - 1])
 
 
 # --- seeds -------------------------------------------------------------------------------------
@@ -213,11 +223,18 @@ RESUMED = {
 }
 
 
+@pytest.mark.parametrize("share", [ALWAYS, SELDOM])
 @pytest.mark.parametrize("changes", RESUMED.values(), ids=RESUMED.keys())
 def test_resuming_after_any_epoch_changes_nothing(
-    tiny_config: Configs, tiny_data: Data, tmp_path: Path, changes: dict[str, Any]
+    tiny_config: Configs,
+    tiny_data: Data,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    share: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Reports, state and best weights equal those of the run that nobody interrupted, to the last bit."""
+    monkeypatch.setattr(checkpoint, "_SHARE", share)
     config, data = tiny_config(max_epochs=7, **changes), tiny_data(noise=2.5)
     whole = run(config, data, tmp_path / "whole")
     assert (len({report.learning_rate for report in whole}) > 1) == (config.training.plateau_factor < 1)
@@ -265,6 +282,7 @@ def test_dying_while_an_epoch_is_saved_repeats_that_epoch(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(checkpoint, "_SHARE", ALWAYS)
     running = loop.train(config, data, tmp_path / "killed")
     assert list(islice(running, after)) == whole[:after]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -272,6 +290,31 @@ def test_dying_while_an_epoch_is_saved_repeats_that_epoch(
         next(running)
     assert run(config, data, tmp_path / "killed") == whole
     assert equal(load_file(tmp_path / "killed" / WEIGHTS), load_file(tmp_path / "whole" / WEIGHTS))
+
+
+def test_no_epoch_is_reported_before_it_is_saved_nor_one_begun_before_a_rung_is_reported(
+    tiny_config: Configs, tiny_data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_SHARE", SELDOM)
+    config, data = tiny_config(max_epochs=7, dropout=0.4), tiny_data(noise=2.5)
+    whole = run(config, data)
+    assert len({report.best_epoch for report in whole}) > 2, "the best epoch is not always the last saved one"
+    trained = []
+
+    def counted(inputs: Tensor) -> Tensor:
+        trained.append(None)
+        return inputs
+
+    data = with_inputs(data, "tune", counted)
+    seen = []
+    begun: list[None] = []
+    for report in loop.train(config, data, tmp_path, rungs=(3, 5), before_epoch=lambda: begun.append(None)):
+        state = torch.load(tmp_path / STATE, weights_only=True)
+        assert [saved["epoch"] for saved in state["reports"]][report.epoch - 1] == report.epoch
+        assert state["reports"][-1]["best_epoch"] == report.best_epoch or report.epoch < state["reports"][-1]["epoch"]
+        seen.append((report.epoch, len(trained)))
+    assert [epochs for _, epochs in seen] == [1, 3, 3, 5, 5, 7, 7], "trained when each was reported"
+    assert len(begun) == 7
 
 
 def test_saved_epochs_are_reported_again_without_any_work(

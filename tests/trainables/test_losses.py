@@ -91,7 +91,7 @@ def test_kl_is_zero_where_the_network_says_what_the_targets_say() -> None:
     assert value("kl", 0.1, np.log(aims) + 5, np.array([0, 2])) == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", losses.NAMES)
+@pytest.mark.parametrize("name", ["ce", "hinge", "kl"])
 def test_gradients_of_a_batch_are_means_over_its_clips(name: str) -> None:
     logits, targets = (torch.from_numpy(array) for array in cases(3, 4))
     loss = losses.make(name, 0.1)

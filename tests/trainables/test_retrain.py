@@ -198,6 +198,24 @@ def test_a_folder_that_holds_something_is_left_alone(
     assert {file.name: file.read_bytes() for file in best.iterdir()} == before
 
 
+def test_a_place_that_cannot_hold_the_model_is_refused_before_it_is_trained(
+    best: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("trainables.retrain.retrain", lambda *_: pytest.fail("trained"))
+    for folder in (tmp_path / "file" / "new", tmp_path / ("n" * 300)):
+        assert f"but {folder} cannot be made" in refusal(monkeypatch, best, folder)
+
+
+def test_a_full_disk_is_said_in_a_sentence(best: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("trainables.retrain.retrain", full)
+    assert "but No space left on device. Put that right" in refusal(monkeypatch, best, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_command_says_when_the_corpus_is_another_by_now(
     best: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

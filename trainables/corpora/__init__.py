@@ -14,6 +14,7 @@ from trainables.corpora.assemble import metadata
 from trainables.corpora.layout import SPLITS, Kind
 from trainables.corpora.store import Store, disk_needed, find_store, open_store
 from trainables.errors import UserError
+from trainables.files import from_home
 
 Progress = Callable[[str, int, int], None]
 
@@ -43,9 +44,11 @@ def absolute(spec: str) -> str:
 
 def _resolved(path: str) -> Path:
     try:
-        return Path(path).expanduser().resolve()
-    except RuntimeError as error:  # a circle of links, or the home of a user who does not exist
+        place = from_home(path).resolve()
+        place.exists()
+    except (OSError, RuntimeError) as error:  # no permission to look there, a name too long; a circle of links
         raise UserError(f"--data must name a path that leads somewhere, but {path} does not ({error}).") from error
+    return place
 
 
 def open_corpus(spec: str, *, strict: bool = False, progress: Progress | None = None) -> Store:

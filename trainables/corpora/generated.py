@@ -1,12 +1,14 @@
 """Corpora that the project makes itself: written as a whole or not at all, and kept in the user's cache."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from filelock import FileLock
+
+from trainables.errors import UserError
+from trainables.files import cache_folder
 
 Progress = Callable[[str, int, int], None]
 
@@ -38,10 +40,15 @@ def write_whole(root: Path, files: Iterable[Path], write: Callable[[Path], None]
 
 def cached(name: str, generate: Callable[[Path, Progress | None], Path], progress: Progress | None) -> Path:
     """The folder `name` in the user's cache (``$ETUDE_CACHE`` or ``~/.cache/etude``), generated at the first call."""
-    cache = Path(os.environ.get("ETUDE_CACHE", "~/.cache/etude")).expanduser()
-    cache.mkdir(parents=True, exist_ok=True)
-    root = cache / name
-    with FileLock(cache / f"{name}.lock"):
-        for leftover in cache.glob(f".{name}-*"):  # of a process that was killed
-            shutil.rmtree(leftover)
-        return generate(root, progress)
+    cache = cache_folder()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        root = cache / name
+        with FileLock(cache / f"{name}.lock"):
+            for leftover in cache.glob(f".{name}-*"):  # of a process that was killed
+                shutil.rmtree(leftover)
+            return generate(root, progress)
+    except OSError as error:
+        raise UserError(
+            f"Étude must be able to write to {cache}, but {error}. Put that right or move it with ETUDE_CACHE."
+        ) from error

@@ -9,7 +9,6 @@ A store says what could be read; whether that is enough to work with is judged w
 
 import errno
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -30,7 +29,7 @@ from trainables.corpora.kinds import KINDS
 from trainables.corpora.layout import Corpus, Survey
 from trainables.corpora.wording import counted
 from trainables.errors import UserError
-from trainables.files import sync, write_json
+from trainables.files import cache_folder, from_home, sync, write_json
 
 MAX_BAD_SHARE = 0.1
 SPARE_BYTES = 2**20
@@ -137,8 +136,8 @@ def disk_needed(kind: str, path: Path, *, sample_rate_hz: int | None = None, max
 
 
 def stores_folder() -> Path:
-    """Return the folder of all stores, which the variable ETUDE_CACHE moves."""
-    return Path(os.environ.get("ETUDE_CACHE", "~/.cache/etude")).expanduser() / "stores"
+    """Return the folder of all stores."""
+    return cache_folder() / "stores"
 
 
 def free_bytes(folder: Path) -> int:
@@ -262,7 +261,7 @@ def _request(kind: str, path: Path, sample_rate_hz: int | None, max_seconds: flo
         KINDS[kind].sample_rate_hz if sample_rate_hz is None else sample_rate_hz,
         float(KINDS[kind].max_seconds if max_seconds is None else max_seconds),
     )
-    corpus = KINDS[kind].locate(Path(path).expanduser())
+    corpus = KINDS[kind].locate(from_home(path))
     return Request(kind, corpus, options, corpus.survey(options.clip_bytes))
 
 

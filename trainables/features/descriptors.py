@@ -1,7 +1,7 @@
 """Descriptors of one whole clip: what librosa measures of each frame, as means and deviations over time.
 
-Report 003 lists MFCC, chroma, spectral, rhythm and zero-crossing features. Frames are librosa's default, 2048 samples
-every 512. All spectral descriptors share one short-time Fourier transform, which is taken in blocks of frames: that
+Urbaitis and Payeli list MFCC, chroma, spectral, rhythm and zero-crossing features. Frames are librosa's default, 2048
+samples every 512. All spectral descriptors share one short-time Fourier transform, taken in blocks of frames: that
 bounds the memory of long clips and, since a block stays in the processor's cache, halves the time of a 30-s clip.
 What librosa measures relative to the loudest point of a clip is therefore put together at the end.
 """

@@ -1,4 +1,4 @@
-"""Spectrograms as pictures, as report 003 draws them: no axes, a colour map, any size."""
+"""Spectrograms as pictures, as Urbaitis and Payeli draw them: no axes, a colour map, any size."""
 
 import difflib
 import math
@@ -30,7 +30,7 @@ class Picture:
     otherwise magnitudes. `colour` is a colour map of matplotlib's, three channels, or "none" for one channel.
     `size` is height and width in pixels.
 
-    Shades are resized before they are coloured; report 003 resizes coloured pictures. That way a byte a pixel is
+    Shades are resized before they are coloured; they resize coloured pictures. That way a byte a pixel is
     kept, and no colours arise that the map does not have.
     """
 

@@ -1,4 +1,4 @@
-"""Hand-crafted descriptors of a clip as one vector, as report 003 has them.
+"""Hand-crafted descriptors of a clip as one vector, as Urbaitis and Payeli have them.
 
 The descriptors of all clips of a corpus are computed once and kept beside its store; what a trial does with them,
 choosing columns, scaling, projecting, takes a moment.
@@ -9,7 +9,7 @@ choosing columns, scaling, projecting, takes a moment.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -142,18 +142,12 @@ class Fitted:
         return cls(found["mean"], found["scale"], components)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able record from which `from_json` makes an equal one."""
+        """A JSON-able record, exact to the last bit of a 32-bit number."""
         return {
             "mean": self.mean.tolist(),
             "scale": self.scale.tolist(),
             "components": None if self.components is None else self.components.tolist(),
         }
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "Fitted":
-        """What `to_json` recorded."""
-        arrays = {name: None if value is None else np.array(value, dtype=np.float32) for name, value in record.items()}
-        return cls(**arrays)  # type: ignore[arg-type]
 
 
 def fit(train: Floats, pca: float) -> Fitted:

@@ -13,7 +13,7 @@ class Waveform:
     """How an excerpt becomes a sequence.
 
     `normalise` "peak" scales each excerpt to a peak of 1, "none" leaves it as recorded. `resample_hz` 0 keeps the
-    corpus' rate; `resampling` is "fourier" (as `scipy.signal.resample`, report 002) or "soxr". Every `pool` samples
+    corpus' rate; `resampling` is "fourier" (as `scipy.signal.resample`) or "soxr". Every `pool` samples
     become their mean or maximum (`pool_kind`). `frame_ms` 0 leaves one channel `(1, samples)`; otherwise the
     samples are cut into frames `(steps, frame)`, and a remainder at the end is dropped.
     """

@@ -23,7 +23,7 @@ class Config:
     too short. After "each" layer or the "last" one, `stage_pool` places become their maximum ("max") or "mean".
     `global_pool` is what the head sees of all places: their "mean", their "max", or with "none" each of them.
     `convention` "keras" has Keras' initial weights (Glorot kernels, zero biases) and its slope of the leaky relu, 0.3;
-    "torch" is PyTorch's own, with 0.01. Dropout acts before the head, as report 002 has it.
+    "torch" is PyTorch's own, with 0.01. Dropout acts before the head, as Jamal, Karda and Sarde have it.
     """
 
     channels: tuple[int, ...]

@@ -17,8 +17,8 @@ class Config:
 
     Each layer's convolution keeps height and width, its pooling halves them; a remainder counts, so no picture is too
     small. `global_pool` is what the head sees of all places: their "mean", their "max", or with "none" each of them.
-    Dropout acts after the head's first and third dense layer, as report 003 has it, or before its logits where
-    there is none.
+    Dropout acts after the head's first and third dense layer, as Urbaitis and Payeli have it, or before its logits
+    where there is none.
     """
 
     channels: tuple[int, ...]

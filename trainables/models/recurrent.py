@@ -17,7 +17,7 @@ class Config:
     `convention` "keras" has one bias vector per gate instead of two and Keras' initial weights (Glorot kernels,
     orthogonal recurrent kernels, forget bias 1, zero elsewhere); "torch" is PyTorch's own.
     `readout` is what the head sees: "final" the last state of each direction, "last" the output at the last
-    step (as reports 001 and 004 have it), "mean" the mean over all steps.
+    step (as Nagaraja and Li 2018 have it), "mean" the mean over all steps.
     """
 
     bidirectional: bool

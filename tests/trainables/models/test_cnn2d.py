@@ -1,4 +1,4 @@
-"""Convolutions over pictures against the network that report 003 prints."""
+"""Convolutions over pictures against the network that Urbaitis and Payeli print."""
 
 from dataclasses import replace
 from typing import Any
@@ -26,7 +26,7 @@ def inputs(*shape: int) -> Tensor:
 
 
 class Printed(nn.Module):
-    """`ConvolNeuNet` of report 003, as printed but for the size of its first dense layer."""
+    """`ConvolNeuNet` of Urbaitis and Payeli, as printed but for the size of its first dense layer."""
 
     def __init__(self, side: int, num_classes: int) -> None:
         super().__init__()

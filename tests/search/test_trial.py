@@ -1,0 +1,96 @@
+"""What a worker does around training, with neither Ray nor Torch's part: what it finds, leaves and puts away."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from search import trial
+from search.claim import Claim
+from trainables.files import STATE, WEIGHTS, write_json
+
+FOUND = {"reason": "out of memory: 9.0 GB used", "session": "this"}
+
+
+class Watch:
+    """In place of `MemoryWatch`."""
+
+    def __init__(self, limit: int) -> None: ...
+
+    def guard(self, claim: Claim, session: str) -> None: ...
+
+    def used(self) -> int:
+        return 5
+
+
+def train(self: trial.Trials, given: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    self._size = SimpleNamespace(trainable_parameters=3)  # type: ignore[assignment]
+    yield {"epoch": 1, "best_epoch": 1}
+
+
+@pytest.fixture
+def trials(monkeypatch: pytest.MonkeyPatch) -> trial.Trials:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(trial.ray, "get_gpu_ids", list)
+    monkeypatch.setattr(trial.ray.util, "get_node_ip_address", lambda: "here")
+    monkeypatch.setattr(trial, "MemoryWatch", Watch)
+    monkeypatch.setattr(trial.Trials, "_train", train)
+    return trial.Trials(memory_bytes=1)
+
+
+def given(folder: Path, remote: Path | None = None) -> dict[str, Any]:
+    return {"folder": str(folder), "remote": str(remote) if remote else None, "mark": "this"}
+
+
+def test_the_reason_why_a_worker_ended_itself_counts_in_its_session(trials: trial.Trials, tmp_path: Path) -> None:
+    write_json(tmp_path / trial.OBITUARY, FOUND)
+    trials.begin(given(tmp_path))
+    assert trials.step() == {"lost": FOUND["reason"], "crowded": False}
+
+
+@pytest.mark.parametrize("found", [FOUND | {"session": "another"}, {"reason": "older"}])
+def test_one_that_an_earlier_study_of_the_name_left_does_not(
+    found: dict[str, str], trials: trial.Trials, tmp_path: Path
+) -> None:
+    write_json(tmp_path / trial.OBITUARY, found)
+    trials.begin(given(tmp_path))
+    assert trials.step()["report"]["epoch"] == 1
+
+
+@pytest.mark.parametrize(("remote", "taken", "left"), [(True, False, False), (True, True, True), (False, False, True)])
+def test_what_an_object_store_has_is_removed_here_unless_another_worker_has_it(
+    remote: bool, taken: bool, left: bool, trials: trial.Trials, tmp_path: Path
+) -> None:
+    """Nobody else would: the search removes what lies on its own disk and in the store."""
+    store = tmp_path / "store" if remote else None
+    trials.begin(given(tmp_path / "0001", store))
+    trials._claim.stake()
+    (tmp_path / "0001" / STATE).write_bytes(b"state")
+    if taken:
+        Claim(tmp_path / "0001", None).stake()
+    trials.begin(given(tmp_path / "0002", store))
+    assert (tmp_path / "0001" / STATE).exists() == left
+
+
+def test_files_go_to_the_store_when_they_are_new(
+    trials: trial.Trials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put: list[str] = []
+    monkeypatch.setattr(trials, "_put", put.append)
+    folder = tmp_path / "0001"
+    trials.begin(given(folder, tmp_path / "store"))
+    assert trials._put_away() is None and put == [], "nothing is saved yet"
+    folder.mkdir()
+    for name in (STATE, WEIGHTS):
+        (folder / name).write_bytes(b"1")
+    assert trials._put_away() is None and put == [WEIGHTS, STATE], "weights first: the state speaks of them"
+    trials._put_away()
+    assert put == [WEIGHTS, STATE]
+    (folder / "new").write_bytes(b"2")
+    (folder / "new").replace(folder / STATE)
+    trials._put_away()
+    assert put == [WEIGHTS, STATE, STATE]
+    trials.begin(given(tmp_path / "0002", tmp_path / "store"))
+    assert trials._put_away() is None and len(put) == 3
