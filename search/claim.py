@@ -30,7 +30,7 @@ class Claim:
 
     def stake(self) -> None:
         """Makes the folder this worker's; raises OSError."""
-        replace_file(self.folder / CLAIM, partial(_write, self.token))
+        replace_file(self.folder / CLAIM, partial(_write, self.token), lasting=False)
 
     def stake_remote(self) -> None:
         """The same for the object store."""

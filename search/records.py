@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from trainables.errors import UserError
-from trainables.files import WEIGHTS
+from trainables.files import WEIGHTS, sync
 
 if TYPE_CHECKING:
     from search.mirror import Mirror
@@ -79,7 +79,7 @@ def read_journal(directory: Path) -> list[Row]:
 class Journal:
     """A study directory opened for writing, by one process at a time.
 
-    `listen` is called with every row once it is safely written, with a `mirror` also in the object store. `length` is
+    `listen` is called with every row once it is written, with a `mirror` also in the object store. `length` is
     the number of its rows; they are not kept in memory, since a long study has a hundred thousand.
     """
 
@@ -87,6 +87,7 @@ class Journal:
         self, directory: Path, listen: Callable[[Row], None] = lambda row: None, mirror: "Mirror | None" = None
     ) -> None:
         self.directory, self.listen, self.mirror = directory, listen, mirror
+        self._unsynced = False  # whether rows of epochs may not be on the disk yet
         self._lock = filelock.FileLock(directory / ".lock")
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -137,8 +138,13 @@ class Journal:
         self._append(TRIALS, {"event": "ended", "trial": trial, "state": state, "reason": reason})
 
     def epoch(self, trial: int, report: Row, rung: int | None, decision: str) -> None:
-        """Notes an epoch and what was decided on it, in one line, so that neither stands without the other."""
-        self._append(EPOCHS, {"event": "epoch", "trial": trial, **report, "rung": rung, "decision": decision})
+        """Notes an epoch and what was decided on it, in one line, so that neither stands without the other.
+
+        Where nothing was decided the disk is not waited for: after a power cut the trial reports the epoch again, from
+        its checkpoint.
+        """
+        row = {"event": "epoch", "trial": trial, **report, "rung": rung, "decision": decision}
+        self._append(EPOCHS, row, lasting=rung is not None or decision != "continue")
 
     def session_ended(self) -> None:
         """Notes that a process no longer works on the study, so that its time counts in full."""
@@ -148,16 +154,22 @@ class Journal:
         """Lets another process have the study."""
         self._lock.release()
 
-    def _append(self, name: str, row: Row) -> None:
+    def _append(self, name: str, row: Row, *, lasting: bool = True) -> None:
         row = {"seq": self.length, "time": round(time.time(), 3), **row}
         line = as_line(row)
         path = self.directory / name
         size = path.stat().st_size if path.exists() else 0
         try:
+            if self._unsynced and name != EPOCHS:  # no row is on the disk before an earlier one of the other file
+                sync(self.directory / EPOCHS)
+                self._unsynced = False
             with path.open("ab") as file:
                 file.write(line)
                 file.flush()
-                os.fsync(file.fileno())
+                if lasting:
+                    os.fsync(file.fileno())
+            if name == EPOCHS:
+                self._unsynced = not lasting
         except OSError as error:
             if path.exists():
                 os.truncate(path, size)

@@ -28,10 +28,13 @@ def cache_folder() -> Path:
     return from_home(os.environ.get("ETUDE_CACHE", "~/.cache/etude"))
 
 
-def replace_file(path: Path, write: Callable[[Path], object], check: Callable[[], object] = lambda: None) -> None:
+def replace_file(
+    path: Path, write: Callable[[Path], object], check: Callable[[], object] = lambda: None, *, lasting: bool = True
+) -> None:
     """Has `write` write a file beside `path`, brings it to the disk, and only then puts it in place.
 
-    `check` is called before anything is done and again before the latter; what it raises leaves all as it was.
+    `check` is called before anything is done and again before the latter; what it raises leaves all as it was. What
+    need not be `lasting`, because nobody asks for it after a power cut, is not waited for until it is on the disk.
     """
     check()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,10 +46,12 @@ def replace_file(path: Path, write: Callable[[Path], object], check: Callable[[]
         except Exception as error:
             _blame_disk(temporary, str(error))
             raise
-        sync(temporary)
+        if lasting:
+            sync(temporary)
         check()
         temporary.replace(path)
-        sync(path.parent)
+        if lasting:
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

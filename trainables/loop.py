@@ -202,20 +202,27 @@ class _Run:
         self.optimiser.step()
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next epoch depends on. Random numbers do not: they derive from seed and epoch."""
+        """Everything that the next epoch depends on; after the last one the reports alone.
+
+        Random numbers are no part of it: they derive from seed and epoch.
+        """
+        reports = [asdict(report) for report in self.reports]
+        if self.finished:
+            return {"reports": reports}
         return {
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "reports": [asdict(report) for report in self.reports],
+            "reports": reports,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes up a saved state."""
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
         self.reports = [EpochReport(**report) for report in state["reports"]]
+        if not self.finished:
+            self.model.load_state_dict(state["model"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.schedule.load_state_dict(state["schedule"])
 
 
 class _Outcome:

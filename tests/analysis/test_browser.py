@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.support.expected_conditions import title_is
 from selenium.webdriver.support.wait import WebDriverWait
 
 from analysis import report
@@ -80,8 +79,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return report.write(load_studies(root / "all"), root / "report")
 
 
-def test_every_figure_is_shown_and_nothing_is_complained_of(browser: webdriver.Chrome, page: Path) -> None:
+def show(browser: webdriver.Chrome, page: Path) -> None:
+    """Opens a page; on a busy machine `get` may return while the one before, or only a part, is there."""
     browser.get(page.as_uri())
+    whole = "return document.readyState === 'complete' && location.href"
+    WebDriverWait(browser, 60).until(lambda browser: browser.execute_script(whole) == page.as_uri())
+
+
+def test_every_figure_is_shown_and_nothing_is_complained_of(browser: webdriver.Chrome, page: Path) -> None:
+    show(browser, page)
     found = browser.execute_script(COUNT)
     assert found["svgs"] == found["shown"] == len(list((page.parent / "figures").glob("*.svg"))) > 20
     assert found["broken"] == 0 and found["fetched"] == []
@@ -90,7 +96,7 @@ def test_every_figure_is_shown_and_nothing_is_complained_of(browser: webdriver.C
 
 
 def test_it_is_readable_in_the_dark_and_on_paper(browser: webdriver.Chrome, page: Path) -> None:
-    browser.get(page.as_uri())
+    show(browser, page)
     colours = []
     for scheme in ("light", "dark"):
         features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -122,9 +128,7 @@ def test_its_recordings_play(
     page = report.write(load_studies(study), tmp_path / "report")
     count = page.read_text().count("<audio")
     assert count, "the report has no recordings"
-    browser.get(page.as_uri())
-    # On a busy machine the driver may still see the page before.
-    WebDriverWait(browser, 60).until(title_is("Étude: mlp"))
+    show(browser, page)
     found = browser.execute_async_script(PLAY)
     assert found == {"sounds": count, "playable": count}
     assert browser.get_log("browser") == []

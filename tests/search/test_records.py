@@ -93,6 +93,32 @@ def test_a_full_disk_leaves_whole_lines_only(tmp_path: Path, monkeypatch: pytest
     journal.close()
 
 
+def test_rows_come_to_the_disk_in_their_order_and_those_that_decide_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a power cut takes the last rows at most, of epochs between two decisions."""
+    journal = Journal(tmp_path)
+    done: list[tuple[str, int]] = []
+
+    def sync(descriptor: int) -> None:
+        (file,) = (path for path in tmp_path.glob("*.jsonl") if path.stat().st_ino == os.fstat(descriptor).st_ino)
+        done.append((file.name, len(read_rows(tmp_path / TRIALS))))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    journal.started(0, params={})
+    journal.epoch(0, report(1), None, "continue")
+    journal.epoch(0, report(2), None, "continue")
+    assert done == [(TRIALS, 1)]
+    journal.started(1, params={})
+    assert done[1:] == [(EPOCHS, 1), (TRIALS, 2)], "the epochs before the row that follows them was written"
+    journal.epoch(0, report(3), 3, "continue")
+    journal.epoch(1, report(1), None, "fail")
+    assert done[3:] == [(EPOCHS, 2), (EPOCHS, 2)]
+    journal.ended(1, "failed", None)
+    assert done[5:] == [(TRIALS, 3)]
+    journal.close()
+
+
 def test_listeners_hear_of_rows_after_they_are_written(tmp_path: Path) -> None:
     heard = []
     journal = Journal(tmp_path, lambda row: heard.append((row["event"], len(read_journal(tmp_path)))))

@@ -35,6 +35,12 @@ def run(config: TrialConfig, data: TrialData, folder: Path | None = None) -> lis
     return list(loop.train(config, data, folder))
 
 
+def part_of_run(config: TrialConfig, data: TrialData, folder: Path, epochs: int) -> list[loop.EpochReport]:
+    """The first epochs of more, after which the folder holds all that the next one depends on."""
+    longer = replace(config, training=replace(config.training, max_epochs=epochs + 1))
+    return list(islice(loop.train(longer, data, folder, rungs=(epochs,)), epochs))
+
+
 def everything(data: TrialData, name: str) -> tuple[Tensor, Tensor]:
     """Inputs and labels of a split."""
     part = data.parts[name]
@@ -85,7 +91,7 @@ def test_tune_metrics_are_those_of_the_weights_after_the_epoch(
 ) -> None:
     """Computed again from the saved weights, with Torch and scikit-learn; dropout is off."""
     config, data = tiny_config(loss=loss, dropout=0.5), tiny_data()
-    report = run(config, data, tmp_path)[-1]
+    report = part_of_run(config, data, tmp_path, epochs=5)[-1]
     model = loop.build(config, data.input_shape, data.n_classes)
     model.load_state_dict(weights_of(tmp_path))
     inputs, labels = everything(data, "tune")
@@ -167,15 +173,15 @@ def test_a_score_of_zero_is_a_score(tiny_config: Configs, tiny_data: Data, tmp_p
 def test_the_kept_weights_are_those_of_the_best_epoch(
     tiny_config: Configs, tiny_data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, data = tiny_config(max_epochs=12), tiny_data(noise=2.5)
+    config, data = tiny_config(max_epochs=13), tiny_data(noise=2.5)
     by_epoch = []
     monkeypatch.setattr(checkpoint, "_SHARE", ALWAYS)
-    for report in loop.train(config, data, tmp_path / "always"):
+    for report in islice(loop.train(config, data, tmp_path / "always"), 12):
         by_epoch.append(weights_of(tmp_path / "always"))
         assert equal(load_file(tmp_path / "always" / WEIGHTS), by_epoch[report.best_epoch - 1])
     assert 1 < report.best_epoch < 12
     monkeypatch.setattr(checkpoint, "_SHARE", SELDOM)
-    run(config, data, tmp_path / "seldom")
+    part_of_run(config, data, tmp_path / "seldom", epochs=12)
     assert equal(load_file(tmp_path / "seldom" / WEIGHTS), by_epoch[report.best_epoch - 1])
 
 
@@ -235,15 +241,24 @@ def test_resuming_after_any_epoch_changes_nothing(
 ) -> None:
     """Reports, state and best weights equal those of the run that nobody interrupted, to the last bit."""
     monkeypatch.setattr(checkpoint, "_SHARE", share)
-    config, data = tiny_config(max_epochs=7, **changes), tiny_data(noise=2.5)
-    whole = run(config, data, tmp_path / "whole")
+    config, data = tiny_config(max_epochs=8, **changes), tiny_data(noise=2.5)
+
+    def train(folder: Path, epochs: int) -> list[loop.EpochReport]:
+        return list(islice(loop.train(config, data, folder, rungs=(7,)), epochs))
+
+    train(tmp_path / "whole", 7)
+    before_the_last = {name: _saved(tmp_path / "whole", name) for name in (STATE, "best")}
+    whole = train(tmp_path / "whole", 8)
     assert (len({report.learning_rate for report in whole}) > 1) == (config.training.plateau_factor < 1)
-    assert len({report.train_loss for report in whole}) == 7
+    assert len({report.train_loss for report in whole}) == 8
     for killed_after in range(1, 8):
         folder = tmp_path / str(killed_after)
-        assert list(islice(loop.train(config, data, folder), killed_after)) == whole[:killed_after]
+        assert train(folder, killed_after) == whole[:killed_after]
         torch.manual_seed(killed_after)
-        assert run(config, tiny_data(noise=2.5), folder) == whole, killed_after
+        assert train(folder, 7) == whole[:7], killed_after
+        for name, saved in before_the_last.items():
+            assert equal(_saved(folder, name), saved), (killed_after, name)
+        assert train(folder, 8) == whole, killed_after
         for name in (STATE, "best"):
             left, right = (_saved(place, name) for place in (folder, tmp_path / "whole"))
             assert equal(left, right), (killed_after, name)
@@ -329,6 +344,8 @@ def test_saved_epochs_are_reported_again_without_any_work(
     idle = replace(data, parts={name: Part(part.labels, refuse) for name, part in data.parts.items()})
     again = run(config, idle, tmp_path)
     assert again == whole
+    state = torch.load(tmp_path / STATE, weights_only=True)
+    assert state.keys() == {"identity", "reports"}, "nothing that only another epoch would need"
     assert [report.epoch_seconds for report in again] == [report.epoch_seconds for report in whole]
 
 
@@ -369,8 +386,8 @@ def test_training_is_the_textbook_loop(
     make: Callable[[Iterator[torch.nn.Parameter]], torch.optim.Optimizer],
 ) -> None:
     """On whole batches, where the order does not matter, the weights are those of four plain steps."""
-    config, data = tiny_config(batch_size=64, max_epochs=4, clip_norm=0.0, **changes), tiny_data()
-    run(config, data, tmp_path)
+    config, data = tiny_config(batch_size=64, clip_norm=0.0, **changes), tiny_data()
+    part_of_run(config, data, tmp_path, epochs=4)
     model = loop.build(config, data.input_shape, data.n_classes)
     optimiser, (inputs, labels) = make(model.parameters()), everything(data, "train")
     for _ in range(4):
@@ -386,9 +403,9 @@ def test_clip_norm_bounds_the_gradient(
     tiny_config: Configs, tiny_data: Data, tmp_path: Path, clip_norm: float, expected: float | None
 ) -> None:
     """One step of plain SGD with a learning rate of 1 moves the weights by the gradient."""
-    config = tiny_config(optimiser="sgd", learning_rate=1.0, batch_size=64, max_epochs=1, clip_norm=clip_norm)
+    config = tiny_config(optimiser="sgd", learning_rate=1.0, batch_size=64, clip_norm=clip_norm)
     data = tiny_data()
-    run(config, data, tmp_path)
+    part_of_run(config, data, tmp_path, epochs=1)
     start = loop.build(config, data.input_shape, data.n_classes)
     inputs, labels = everything(data, "train")
     F.cross_entropy(start(inputs), labels, label_smoothing=0.1).backward()
