@@ -87,7 +87,6 @@ class Journal:
         self, directory: Path, listen: Callable[[Row], None] = lambda row: None, mirror: "Mirror | None" = None
     ) -> None:
         self.directory, self.listen, self.mirror = directory, listen, mirror
-        self._unsynced = False  # whether rows of epochs may not be on the disk yet
         self._lock = filelock.FileLock(directory / ".lock")
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -106,6 +105,8 @@ class Journal:
             _drop_torn_line(directory / name)
         if mirror is None:
             _take_in_rows_apart(directory)
+        # Whether rows of epochs may not be on the disk yet, perhaps of a process that was killed.
+        self._unsynced = (directory / EPOCHS).exists()
         # Going on without rows that are missing would decide otherwise than before.
         self.length = 0
         for row in self.stream():

@@ -117,6 +117,10 @@ def test_rows_come_to_the_disk_in_their_order_and_those_that_decide_at_once(
     journal.ended(1, "failed", None)
     assert done[5:] == [(TRIALS, 3)]
     journal.close()
+    journal = Journal(tmp_path)
+    journal.session()
+    journal.close()
+    assert done[6:] == [(EPOCHS, 3), (TRIALS, 4)], "what a killed process left"
 
 
 def test_listeners_hear_of_rows_after_they_are_written(tmp_path: Path) -> None:
