@@ -39,7 +39,7 @@ TRIAL_COLUMNS: dict[str, tuple[str, str]] = {
     "train_seconds": ("Float64", "the time that its epochs took"),
     "started": ("datetime64[ms, UTC]", "when it began"),
     "ended": ("datetime64[ms, UTC]", "when it ended"),
-    "memory_bytes": ("Int64", "the most memory its process was seen to use"),
+    "memory_bytes": ("Int64", "the most memory its process was seen to hold"),
     "node": ("str", "the machine that it last ran on"),
     "seed": ("Int64", "the seed of its weights, order and dropout"),
 }
@@ -61,7 +61,7 @@ EPOCH_COLUMNS: dict[str, tuple[str, str]] = {
         for metric in METRICS
     },
     "epoch_seconds": ("Float64", "the time it took"),
-    "memory_bytes": ("Int64", "the memory of its process afterwards"),
+    "memory_bytes": ("Int64", "the memory of its process afterwards, with what it keeps for its next trials"),
     "node": ("str", "the machine that it ran on"),
     "rung": ("Int64", "the epoch's number where trials were compared there, else missing"),
     "decision": ("str", "continue, stop, complete or fail"),

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray._private.node import Node
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
-from search import forks
+from search import agents, forks
 from trainables.errors import UserError
 
 _ADDRESS_SECONDS = 5
@@ -88,9 +89,14 @@ def _alone() -> Iterator[None]:
     It needs no more than the loopback, but listens on all addresses, except where it is told that there are no clusters
     (https://github.com/ray-project/ray/issues/18730). Autoscaler, log monitor and API server have no switches; they
     are a Python process each, which take 0.3 GB and two seconds of a start on two cores. Workers are forked where there
-    is a server for it.
+    is a server for it, in the environment of the search, of which Ray would have an agent make a copy under `uv run`.
     """
-    changes: list[tuple[Any, str, Any]] = [(ray_constants, "ENABLE_RAY_CLUSTER", False)]
+    changes: list[tuple[Any, str, Any]] = [
+        (ray_constants, "ENABLE_RAY_CLUSTER", False),
+        (ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", False),
+    ]
+    if not _is_told_environment():
+        changes.append((services, "start_ray_process", agents.stood_in_for(services.start_ray_process)))
     changes += [(Node, name, lambda *_, **__: None) for name in _FOR_CLUSTERS]
     if forks.ADDRESS in os.environ:
         changes.append((Node, "start_raylet", _forking(Node.start_raylet)))
@@ -102,6 +108,11 @@ def _alone() -> Iterator[None]:
     finally:
         for change in before:
             setattr(*change)
+
+
+def _is_told_environment() -> bool:
+    """Whether a job's configuration or a hook has an environment made for workers."""
+    return any(name in os.environ for name in (RAY_JOB_CONFIG_JSON_ENV_VAR, ray_constants.RAY_RUNTIME_ENV_HOOK))
 
 
 def _forking(start_raylet: Callable[..., None]) -> Callable[..., None]:

@@ -138,7 +138,7 @@ def _become(asking: socket.socket) -> None:
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def _ask(command: list[str], added: dict[str, str]) -> bool:
+def _ask(command: list[str]) -> bool:
     """Has the server fork a process for the command of a Python worker; whether it did."""
     import resource
     import signal
@@ -147,7 +147,7 @@ def _ask(command: list[str], added: dict[str, str]) -> bool:
         asked = {
             "command": command,
             "folder": str(Path.cwd()),
-            "environment": {**os.environ, **added},
+            "environment": dict(os.environ),
             "open_files": resource.getrlimit(resource.RLIMIT_NOFILE),
             "blocked": list(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
             "oom_score_adj": Path("/proc/self/oom_score_adj").read_text(),
@@ -168,14 +168,11 @@ def _begin_worker(given: list[str]) -> None:
     named = dict(argument.partition("=")[::2] for argument in given if argument.startswith(("--lang", "--serial")))
     command = [argument for argument in given if argument.partition("=")[0] not in named]
     context = json.loads(named.get("--serialized-runtime-env-context", "{}"))
-    added = context.pop("env_vars", {})
     if (
         named.get("--language") == "PYTHON"
         and not command[0].startswith("-")  # a flag for Python itself
-        and context.pop("py_executable", sys.executable) == sys.executable
-        and not any(context.values())
-        and not any(name.startswith(("PYTHON", "LD_")) or "$" in value for name, value in added.items())
-        and _ask(command, added)
+        and not any(context.values())  # of an environment made for it
+        and _ask(command)
     ):
         return
     from importlib.util import find_spec

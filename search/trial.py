@@ -22,7 +22,7 @@ import torch
 
 from search.claim import Claim, SupersededError, check_mark
 from search.slots import share_of_memory
-from trainables import data, loop
+from trainables import data, heap, loop
 from trainables.config import resolve
 from trainables.errors import UserError
 from trainables.files import STATE, WEIGHTS, read_json, replace_file, write_json
@@ -47,6 +47,7 @@ class Trials:
         if not ray.get_gpu_ids():
             # Ray leaves the node's GPUs in sight of a worker that has none (ray-project/ray#54868).
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        heap.keep_freed()
         self._memory_bytes = memory_bytes or memory_share_bytes()
         self._watch = MemoryWatch(self._memory_bytes)
         self._remote: Folder | None = None
@@ -228,6 +229,9 @@ class MemoryWatch:
     def _run(self) -> None:
         while True:
             used = self.used()
+            if used > self._limit:
+                heap.give_back()
+                used = self.used()
             if used > self._limit and self._guarded is not None:
                 claim, session = self._guarded
                 reason = f"out of memory: {used / 1e9:.1f} GB used, {self._limit / 1e9:.1f} GB is a trial's share"

@@ -18,6 +18,7 @@ from trainables import augment, losses
 from trainables.checkpoint import HELD_BYTES
 from trainables.config import TrialConfig, network
 from trainables.data import evaluation_batch
+from trainables.heap import LARGE_BLOCK_BYTES
 from trainables.loop import without_initial_weights
 
 # What a worker process takes before its first trial, measured: Python, Torch, Ray and what they import.
@@ -26,7 +27,6 @@ WORKER_BYTES = 500_000_000
 _META = torch.device("meta")
 _FLOAT_BYTES = 4
 # The C library gives large blocks back at once; smaller ones leave holes in its heap. Both shares are measured.
-_LARGE_BLOCK_BYTES = 2**25
 _LARGE_BLOCK_FACTOR, _SMALL_BLOCK_FACTOR = 1.1, 1.5
 # The kernels that oneDNN makes and keeps, measured.
 _KERNEL_BYTES = 35_000_000
@@ -94,7 +94,7 @@ def _built(config: TrialConfig, input_shape: tuple[int, ...], n_classes: int) ->
 
 def _block_bytes(size: int) -> int:
     """What a block of so many bytes takes, with its part of the holes between blocks."""
-    return int(size * (_SMALL_BLOCK_FACTOR if size < _LARGE_BLOCK_BYTES else _LARGE_BLOCK_FACTOR))
+    return int(size * (_SMALL_BLOCK_FACTOR if size < LARGE_BLOCK_BYTES else _LARGE_BLOCK_FACTOR))
 
 
 def _played(model: nn.Module, config: TrialConfig, input_shape: tuple[int, ...]) -> tuple[int, int]:

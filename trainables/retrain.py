@@ -28,7 +28,7 @@ def retrain(config_file: Path, folder: Path) -> dict[str, Any]:
     record = _record(config_file)
     click.echo(f"Loading Torch and the corpus {record['data']['corpus']} …")
     # Imported here, because it takes seconds, in which something should stand on the screen.
-    from trainables import data, evaluate, loop, saved, scoring
+    from trainables import data, evaluate, heap, loop, saved, scoring
     from trainables.config import TrialConfig
 
     saved.check_kinds(config_file, record)
@@ -37,6 +37,7 @@ def retrain(config_file: Path, folder: Path) -> dict[str, Any]:
     except saved.WRONG_VALUES as error:
         raise _not_whole(config_file, error) from error
     inputs = data.trial_data(config.data, config.features, data.choose_device())
+    heap.keep_freed()
     click.echo(f"Training {config.family} for at most {config.training.max_epochs} epochs …")
     for report in loop.train(config, inputs, folder):
         click.echo(f"epoch {report.epoch}/{config.training.max_epochs}  tune {report.tune_balanced_accuracy:.4f}")

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from search import trial
-from search.claim import Claim
+from search.claim import Claim, SupersededError
+from search.trial import MemoryWatch
 from trainables.files import STATE, WEIGHTS, write_json
 
 FOUND = {"reason": "out of memory: 9.0 GB used", "session": "this"}
@@ -94,3 +95,27 @@ def test_files_go_to_the_store_when_they_are_new(
     assert put == [WEIGHTS, STATE, STATE]
     trials.begin(given(tmp_path / "0002", tmp_path / "store"))
     assert trials._put_away() is None and len(put) == 3
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_worker_gives_back_what_it_keeps_before_it_ends_itself(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it keeps for the next step may be more than its share, without anything being lost."""
+    said: list[str] = []
+    monkeypatch.setattr(trial.heap, "give_back", lambda: said.append("gives back"))
+    monkeypatch.setattr(trial.os, "_exit", lambda code: said.append("ends"))
+    monkeypatch.setattr(MemoryWatch, "used", lambda self: 5 if kept and said else 20)
+    monkeypatch.setattr(trial.threading, "Thread", lambda **_: SimpleNamespace(start=lambda: None))
+    watch = MemoryWatch(10)
+    watch.guard(SimpleNamespace(check=raise_superseded), "this")  # type: ignore[arg-type]
+
+    def stop(seconds: float) -> None:
+        raise StopIteration
+
+    monkeypatch.setattr(trial.time, "sleep", stop)
+    with pytest.raises(StopIteration):
+        watch._run()
+    assert said == (["gives back"] if kept else ["gives back", "ends"])
+
+
+def raise_superseded() -> None:
+    raise SupersededError

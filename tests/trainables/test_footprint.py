@@ -23,11 +23,12 @@ REAL_PEAK = """
 import json, sys, tempfile
 from pathlib import Path
 import psutil, torch
-from trainables import loop
+from trainables import heap, loop
 from trainables.config import TrialConfig
 from trainables.data import Part, TrialData, evaluation_batch
 
 torch.set_num_threads(1)
+heap.keep_freed()
 config = TrialConfig.from_json(json.loads(sys.argv[1]))
 shape = tuple(json.loads(sys.argv[2]))
 
