@@ -17,6 +17,7 @@ _PORTS = {
     "--dashboard_agent_command": ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port"),
     "--runtime_env_agent_command": ("runtime_env_agent_port",),
 }
+_NO_PORT = -1
 
 
 def stood_in_for(start_process: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,7 +46,7 @@ def _changed(command: list[str]) -> list[str]:
 
 @contextlib.contextmanager
 def needless() -> Iterator[None]:
-    """Keeps Tune, for the time, from asking for workers that an agent would have to prepare.
+    """Keeps Tune, where there are stand-ins, from asking for workers that an agent would have to prepare.
 
     It wants one variable of the environment set in them, which is for another library, and hands on some that workers
     on the same machine inherit anyway.
@@ -53,6 +54,9 @@ def needless() -> Iterator[None]:
     import ray
     from ray.tune.execution.class_cache import _ActorClassCache as Classes
 
+    if all(node["RuntimeEnvAgentPort"] != _NO_PORT for node in ray.nodes()):
+        yield
+        return
     before = Classes.get
     Classes.get = lambda self, trainable: ray.remote(trainable)  # type: ignore[method-assign]
     try:
@@ -66,7 +70,7 @@ def _stand_in(files: list[str]) -> None:
     raylet = os.getppid()
     for name in files:
         with open(f"{name}.new", "w") as file:  # noqa: PTH123 - pathlib takes longer to import than all the rest
-            file.write("-1")
+            file.write(str(_NO_PORT))
         os.replace(f"{name}.new", name)  # noqa: PTH105
     while os.getppid() == raylet:
         time.sleep(1)

@@ -80,9 +80,12 @@ class Machines(tune.Callback):
         return self._room
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Looks at once and then every few seconds whether any trial runs, and says so when none can."""
+        """Looks at once and then every few seconds whether any trial runs, and says so when none can.
+
+        Whether they run again is looked at every time: they may all be over within those seconds.
+        """
         now = time.monotonic()
-        if now - self._watched < _LOOK_SECONDS:
+        if now - self._watched < _LOOK_SECONDS and not self._waits:
             return
         self._watched = now
         if any(trial.status == "RUNNING" for trial in trials):

@@ -206,10 +206,6 @@ def running_ray(address: str | None, log_file: Path, terminal: Terminal) -> Iter
             tuning = other.submit(importlib.import_module, "search.tuning")
             stack.enter_context(cluster(address))
             tuning.result()
-        if not address:
-            from search import agents
-
-            stack.enter_context(agents.needless())
         yield
 
 

@@ -16,6 +16,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from search import agents
 from search.claim import mark
 from search.engine import Decision, Engine
 from search.machines import Machines
@@ -101,7 +102,8 @@ def _fit(link: "_Link", halted: Callable[[], bool], machines: Machines | None) -
         ),
     )
     try:
-        tuner.fit()
+        with agents.needless():
+            tuner.fit()
     except Exception as error:
         if link.abort is None:
             raise _reason(error) from error

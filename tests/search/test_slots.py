@@ -220,7 +220,7 @@ def test_that_no_machine_runs_a_trial_is_said_and_that_one_does_again(monkeypatc
         found.on_step_end(1, [pending])
     assert fleet.said == ["Waiting for a machine: none that is up has the 1 core of a trial."]
     fleet.up = [HEAD, CPUS]
-    fleet.seconds += 6
+    fleet.seconds += 1
     found.on_step_end(2, [running, pending])
     assert fleet.said[1:] == ["Trials run again."]
     fleet.seconds += 70
