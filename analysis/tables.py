@@ -39,7 +39,7 @@ TRIAL_COLUMNS: dict[str, tuple[str, str]] = {
     "train_seconds": ("Float64", "the time that its epochs took"),
     "started": ("datetime64[ms, UTC]", "when it began"),
     "ended": ("datetime64[ms, UTC]", "when it ended"),
-    "memory_bytes": ("Int64", "the most memory its process was seen to hold"),
+    "memory_bytes": ("Int64", "the most memory its process was seen to hold, what was kept of earlier trials included"),
     "node": ("str", "the machine that it last ran on"),
     "seed": ("Int64", "the seed of its weights, order and dropout"),
 }

@@ -2,10 +2,12 @@
 
 One serves a dashboard, which is not there; the other installs what workers ask for, and they ask for nothing. Each is a
 Python process of 0.7 s and 70 MB, and Ray waits for both before it starts a worker. As it ends when one of them does,
-they must live as long as Ray: run as a program, this file is one that does just that.
+they must live as long as Ray: run as a program, this file is one that does just that. Whoever asked such a Ray for a
+worker with an environment of its own would end it.
 """
 
 import contextlib
+import functools
 import os
 import sys
 import time
@@ -46,7 +48,7 @@ def _changed(command: list[str]) -> list[str]:
 
 @contextlib.contextmanager
 def needless() -> Iterator[None]:
-    """Keeps Tune, where there are stand-ins, from asking for workers that an agent would have to prepare.
+    """Keeps Tune from asking for workers that agents would prepare, where there are none or workers are forked.
 
     It wants one variable of the environment set in them, which is for another library, and hands on some that workers
     on the same machine inherit anyway.
@@ -54,11 +56,13 @@ def needless() -> Iterator[None]:
     import ray
     from ray.tune.execution.class_cache import _ActorClassCache as Classes
 
-    if all(node["RuntimeEnvAgentPort"] != _NO_PORT for node in ray.nodes()):
+    from search import forks
+
+    if forks.ADDRESS not in os.environ and all(node["RuntimeEnvAgentPort"] != _NO_PORT for node in ray.nodes()):
         yield
         return
-    before = Classes.get
-    Classes.get = lambda self, trainable: ray.remote(trainable)  # type: ignore[method-assign]
+    before, plain = Classes.get, functools.cache(ray.remote)  # Ray keeps every class that it is given
+    Classes.get = lambda self, trainable: plain(trainable)  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -67,7 +71,7 @@ def needless() -> Iterator[None]:
 
 def _stand_in(files: list[str]) -> None:
     """Says in each file that there is no such port, as Ray's own agents do, then waits for the raylet to go."""
-    raylet = os.getppid()
+    raylet = int(os.environ.get("RAY_RAYLET_PID", os.getppid()))  # which may be gone by now
     for name in files:
         with open(f"{name}.new", "w") as file:  # noqa: PTH123 - pathlib takes longer to import than all the rest
             file.write(str(_NO_PORT))

@@ -8,14 +8,15 @@ from search.slots import share_of_memory
 from search.study import StudySpec
 from trainables.errors import UserError
 
-# A checkpoint holds the weights, two moments per weight with Adam, and the best weights again.
-_CHECKPOINT_BYTES_PER_PARAMETER = 16
+# The weights, two moments per weight with Adam, and the best weights again; of trials that ended, the last alone.
+_CHECKPOINT_BYTES_PER_PARAMETER, _WEIGHTS_BYTES_PER_PARAMETER = 16, 4
 _SPARE_BYTES = 200_000_000
 
 
 def checkpoint_bytes(spec: StudySpec, parameters: int, slots: int) -> int:
     """What the checkpoints of live and top trials take at most, if all were of a model of so many `parameters`."""
-    return _kept(spec, slots) * parameters * _CHECKPOINT_BYTES_PER_PARAMETER
+    live, kept = _held(spec, slots)
+    return parameters * (live * _CHECKPOINT_BYTES_PER_PARAMETER + kept * _WEIGHTS_BYTES_PER_PARAMETER)
 
 
 def check_disk(folder: Path, needed_bytes: int) -> None:
@@ -32,9 +33,11 @@ def is_roomy(folder: Path, spec: StudySpec, slots: int) -> bool:
     """Whether there is room for the checkpoints of whatever networks this machine's memory holds.
 
     That is told without building the study's largest one. What lies in a checkpoint lies in memory too as it is
-    trained, or in place of the best weights their gradients; `slots` trials at a time share the memory.
+    trained, or in place of the best weights their gradients; those weights lie there twice, as they are and as the
+    best. `slots` trials at a time share the memory.
     """
-    return free_bytes(folder) >= _kept(spec, slots) * share_of_memory(1 / slots) + _SPARE_BYTES
+    live, kept = _held(spec, slots)
+    return free_bytes(folder) >= (live + kept / 2) * share_of_memory(1 / slots) + _SPARE_BYTES
 
 
 def free_bytes(folder: Path) -> int:
@@ -42,5 +45,7 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
 
 
-def _kept(spec: StudySpec, slots: int) -> int:
-    return min(spec.trials, slots + KEPT_TRIALS + len(spec.baselines))
+def _held(spec: StudySpec, slots: int) -> tuple[int, int]:
+    """Of how many trials whole checkpoints lie there at a time, and of how many ended ones the weights."""
+    live = min(spec.trials, slots)
+    return live, min(spec.trials - live, KEPT_TRIALS + len(spec.baselines))

@@ -55,7 +55,7 @@ def _compare(best: Path, baselines: dict[str, dict[str, Any]], chosen: int) -> d
 def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
     """Writes one model's folder, `metrics.json` last, so that its presence means that all is there."""
     # Here and not above: Torch takes seconds to import, and most errors come before anything is scored.
-    from trainables import data, loop, saved
+    from trainables import data, heap, loop, saved
     from trainables.evaluate import predict
     from trainables.footprint import footprint
     from trainables.scoring import summarise
@@ -72,6 +72,7 @@ def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
     if not weights.exists():
         # Lost with the machine that had them, or deleted: training again gives the same ones.
         shutil.rmtree(checkpoint_folder, ignore_errors=True)
+        heap.keep_freed()
         inputs = data.trial_data(config.data, config.features, data.choose_device())
         for _ in loop.train(config, inputs, checkpoint_folder):
             pass

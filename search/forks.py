@@ -77,6 +77,7 @@ def _started() -> Iterator[str]:
 
 def dismiss() -> None:
     """Ends the server, where it turns out that the workers are not here."""
+    os.environ.pop(ADDRESS, None)
     for process in _servers:
         process.kill()
 

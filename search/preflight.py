@@ -23,7 +23,7 @@ from search.searcher import Sampler
 from search.slots import Machine, gpus_of_trial, share_of_memory
 from search.study import StudySpec, expected_epochs, rung_table, unstopped
 from spaces.domains import Params
-from trainables import corpora, data, loop
+from trainables import corpora, data, heap, loop
 from trainables.config import TrialConfig
 from trainables.data import Part, TrialData
 from trainables.errors import UserError
@@ -219,6 +219,7 @@ def _measure(config: TrialConfig, corpus: Corpus, share_bytes: int) -> dict[str,
         for name in ("train", "tune")
     }
     one_step = replace(config, training=replace(config.training, batch_size=batch, max_epochs=1 + _TIMED_STEPS))
+    heap.keep_freed()  # as workers do
     reports = loop.train(one_step, TrialData(parts, shape, classes, device))
     next(reports)
     started = time.perf_counter()

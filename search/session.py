@@ -237,10 +237,29 @@ def _search(
             machines.say = view.note
             if given.address or resources.gpus_per_trial or not is_roomy(directory, spec, resources.concurrency):
                 _check_disk(directory, spec, corpus, resources.concurrency)
-            with view.shown(), halt.on_signals(view, resume):
-                # Scoring the winner takes Torch, which takes seconds to import; no trial waits for it.
-                threading.Thread(target=importlib.import_module, args=("trainables.evaluate",), daemon=True).start()
+            with view.shown(), halt.on_signals(view, resume), _torch_in_time(engine):
                 run_trials(engine, resources, halt, machines)
+
+
+@contextlib.contextmanager
+def _torch_in_time(engine: Engine) -> Iterator[None]:
+    """Has Torch, which scoring the winner takes, imported beside the last trials.
+
+    That takes seconds of a core: sooner, trials would be slower for it, later, scoring would wait for it.
+    """
+    over = threading.Event()
+
+    def wait() -> None:
+        while engine.to_start and not over.wait(0.1):
+            pass
+        if not over.is_set():
+            importlib.import_module("trainables.evaluate")
+
+    threading.Thread(target=wait, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _check_disk(directory: Path, spec: StudySpec, corpus: Corpus, slots: int) -> None:

@@ -145,7 +145,7 @@ class Trials:
         self._claim.stake()
         if self._remote:
             self._take_up()
-        inputs = data.trial_data(trial.data, trial.features, device, spare)
+        inputs = data.trial_data(trial.data, trial.features, device, spare, shared=True)
         for report in loop.train(
             trial, inputs, self._folder, self._claim.check, given["rungs"], before_epoch=self._go_on
         ):

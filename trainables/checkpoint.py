@@ -15,9 +15,13 @@ from torch import Tensor, nn
 
 from trainables.files import STATE, WEIGHTS, replace_file
 
+# A trial that is over by then is saved once, at its end.
+_FIRST_SECONDS = 1.0
 # Of the time of training. Saving costs as much as a short epoch of a network with many weights.
 _SHARE = 0.02
 _LONGEST_SECONDS = 10.0
+# Of training that a power cut may cost a trial; the system brings files to the disk by itself in about that time.
+_LASTING_SECONDS = 30.0
 # Of a copy of the best weights that waits to be saved; a larger one is saved at once.
 HELD_BYTES = 100_000_000
 
@@ -25,16 +29,18 @@ HELD_BYTES = 100_000_000
 class Saver:
     """Saves a configuration's training in `folder`, not oftener than it can be afforded.
 
-    After a save that took a fifth of a second the next one is due after ten, which is the longest.
+    The first one is due after a second. After a save that took a fifth of a second the next one is due after ten, which
+    is the longest.
     """
 
     def __init__(self, folder: Path, identity: str, check: Callable[[], object] = lambda: None) -> None:
         self._folder, self._identity, self._check = folder, identity, check
         self._best: dict[str, Tensor] | None = None
-        self._due = 0.0
+        self._due = time.monotonic() + _FIRST_SECONDS
+        self._lasting_due = time.monotonic() + _LASTING_SECONDS
 
     def is_due(self) -> bool:
-        """Whether it is time for the next save; for the first one it always is."""
+        """Whether it is time for the next save."""
         return time.monotonic() >= self._due
 
     def keep(self, model: nn.Module) -> None:
@@ -44,19 +50,37 @@ class Saver:
             self._due = 0.0
 
     def save(self, state: dict[str, Any]) -> None:
-        """Saves the best weights, where better ones came since the last save, and the state."""
+        """Saves the best weights, where better ones came since the last save, and the state.
+
+        What may become the study's result waits for the disk. The state, three times as large, does so only now and
+        then: without it training would begin anew, with the same outcome.
+        """
         began = time.monotonic()
         if self._best is not None:
             save_weights(self._folder, self._best, self._check)
             self._best = None
-        save_state(self._folder, self._identity, state, self._check)
+        lasting = began >= self._lasting_due
+        save_state(self._folder, self._identity, state, self._check, lasting=lasting)
         ended = time.monotonic()
+        if lasting:
+            self._lasting_due = ended + _LASTING_SECONDS
         self._due = ended + min((ended - began) / _SHARE, _LONGEST_SECONDS)
 
 
-def save_state(folder: Path, identity: str, state: dict[str, Any], check: Callable[[], object] = lambda: None) -> None:
-    """Writes `state` for the configuration of that identity."""
-    replace_file(folder / STATE, lambda path: torch.save({"identity": identity, **state}, path), check)
+def save_state(
+    folder: Path,
+    identity: str,
+    state: dict[str, Any],
+    check: Callable[[], object] = lambda: None,
+    *,
+    lasting: bool = True,
+) -> None:
+    """Writes `state` for the configuration of that identity; `lasting` as of `replace_file`."""
+
+    def write(path: Path) -> None:
+        torch.save({"identity": identity, **state}, path)
+
+    replace_file(folder / STATE, write, check, lasting=lasting)
 
 
 def load_state(folder: Path, identity: str) -> dict[str, Any] | None:

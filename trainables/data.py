@@ -11,7 +11,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from trainables import corpora
+from trainables import corpora, shelf
 from trainables.config import DataConfig
 from trainables.corpora.splits import Split, split
 from trainables.corpora.store import Store
@@ -97,11 +97,13 @@ def load(data: DataConfig) -> Dataset:
     return Dataset(store, parts)
 
 
-def trial_data(data: DataConfig, how: Features, device: torch.device, spare_bytes: int | None = None) -> TrialData:
+def trial_data(
+    data: DataConfig, how: Features, device: torch.device, spare_bytes: int | None = None, *, shared: bool = False
+) -> TrialData:
     """Train and tune inputs of a trial, kept for the next trial that wants the same.
 
     `spare_bytes` is what training leaves of the trial's memory: what would take more than half of it is computed anew
-    for every batch. None means that nothing bounds it.
+    for every batch. None means that nothing bounds it. `shared` inputs are those of all trials of this machine.
     """
     dataset = load(data)
     staying = tuple(
@@ -112,7 +114,10 @@ def trial_data(data: DataConfig, how: Features, device: torch.device, spare_byte
     wanted = (data, how, device, staying)
     if wanted not in _kept:
         _kept.clear()  # before the new ones are made, so that there is never room needed for both
-        parts = {name: part(dataset, name, how, device, may_stay=name in staying) for name in ("train", "tune")}
+        parts = {
+            name: part(dataset, name, how, device, may_stay=name in staying, shared=shared)
+            for name in ("train", "tune")
+        }
         _kept[wanted] = TrialData(parts, input_shape(dataset, how), len(dataset.split.classes), device)
     return _kept[wanted]
 
@@ -150,10 +155,13 @@ def _vectors(dataset: Dataset, how: Vector, rows: Rows) -> npt.NDArray[np.float3
     return vector.table(dataset.store)[rows][:, columns]
 
 
-def part(dataset: Dataset, name: str, how: Features, device: torch.device, *, may_stay: bool = True) -> Part:
+def part(
+    dataset: Dataset, name: str, how: Features, device: torch.device, *, may_stay: bool = True, shared: bool = False
+) -> Part:
     """One split's inputs: computed once and kept on the device if they may and fit in a quarter of its free memory.
 
-    Otherwise they are computed anew for every batch from the memory-mapped store, with equal results.
+    Otherwise they are computed anew for every batch from the memory-mapped store, with equal results. Where they are
+    `shared`, what is kept of a CPU's is on the disk, for the other processes too.
     """
     store, rows = dataset.store, dataset.rows(name)
     if isinstance(how, Vector):
@@ -178,7 +186,18 @@ def part(dataset: Dataset, name: str, how: Features, device: torch.device, *, ma
         return found
 
     if may_stay and _stored_bytes(dataset, name, how) <= _free_memory(device) // 4:
-        return Part.resident(prepare(np.arange(len(labels))), labels, clips, how.present)
+
+        def make() -> Tensor:
+            return prepare(np.arange(len(labels)))
+
+        if not shared or device.type != "cpu":
+            return Part.resident(make(), labels, clips, how.present)
+        depends_on = (
+            repr((store.root.name, store.digest, rate_hz, seconds, how)).encode(),
+            examples.rows,
+            examples.starts,
+        )
+        return Part.resident(shelf.shared(map(bytes, depends_on), make), labels, clips, how.present)
     return Part(labels, lambda positions: how.present(prepare(positions.cpu().numpy())), clips)
 
 

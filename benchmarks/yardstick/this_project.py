@@ -1,8 +1,11 @@
 """This project: its main command, as it is, but that what its sampler proposes is the list.
 
-It ends where the search does. Scoring the winner on the other splits, as the command does then, is what no peer does.
+It ends where the search does. Scoring the winner on the other splits, as the command does then, is what no peer does;
+nor is Torch, which the command itself needs for that alone, imported by it.
 """
 
+import contextlib
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +13,17 @@ from typing import NoReturn
 
 from jobs import GRACE_EPOCHS, REDUCTION_FACTOR, Job
 
-from search import engine, finish, run, searcher
+from search import engine, finish, run, searcher, session
 from search.records import EPOCHS, TRIALS, read_rows
 from spaces.domains import Params, Value
+from trainables.files import cache_folder
 
 
 def main() -> None:
     """Runs the command, then notes the epochs that its journal has."""
     job = Job.read(sys.argv[1])
+    # Inputs that an earlier run prepared would be an advantage over tools that prepare theirs in every run.
+    shutil.rmtree(cache_folder() / "prepared", ignore_errors=True)
 
     class Listed(searcher.Sampler):
         """Proposes the list."""
@@ -30,6 +36,7 @@ def main() -> None:
 
     engine.Sampler = Listed  # type: ignore[attr-defined]
     finish.finish = leave  # type: ignore[assignment]
+    session._torch_in_time = contextlib.nullcontext  # type: ignore[assignment]
     sys.argv = [sys.argv[0], *_arguments(job)]
     try:
         run.main()

@@ -73,6 +73,18 @@ def test_they_tell_ray_that_there_are_no_ports_and_end_with_it(tmp_path: Path) -
     wait_until(lambda: not any(map(alive, stand_ins)), "them to end", 20)
 
 
+def test_they_end_where_the_raylet_is_gone_before_they_know_it(tmp_path: Path) -> None:
+    """As they begin, their parent may be another process already."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", agents.__file__, str(tmp_path / "port")],
+        env={**os.environ, "RAY_RAYLET_PID": str(gone.pid)},
+        timeout=20,
+    )
+    assert done.returncode == 0
+
+
 def alive(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return process.status() != psutil.STATUS_ZOMBIE
@@ -91,6 +103,25 @@ def test_where_an_environment_is_to_be_made_ray_has_its_own(name: str | None, mo
     assert services.start_ray_process is before
 
 
+FORKED = """
+import sys
+import psutil, ray
+from search import agents, cluster, forks
+from search.worker import TrialWorker
+from ray.tune.execution.class_cache import _ActorClassCache
+
+class Looks(TrialWorker):
+    def setup(self, config):
+        pass
+    def step(self):
+        return {"forked": "torch" in sys.modules}
+
+with forks.server(), cluster.cluster(None), agents.needless():
+    print(ray.get(_ActorClassCache().get(Looks).remote().train.remote())["forked"])
+    commands = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    print(sum("runtime_env/agent/main.py" in command for command in commands))
+"""
+
 RUN = """
 import json, os
 import psutil, ray
@@ -105,6 +136,17 @@ with cluster.cluster(None), agents.needless():
     print(json.dumps([process.cmdline() for process in psutil.Process().children(recursive=True)]))
 print(_ActorClassCache().get(TrialWorker)._default_options.get("runtime_env"))
 """
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hook", [False, True])
+def test_workers_are_forked_also_where_ray_has_its_agents(hook: bool, tmp_path: Path) -> None:
+    (tmp_path / "hooks.py").write_text("def same(environment):\n    return environment\n")
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "PYTHONPATH": f"{tmp_path}:{Path.cwd()}"}
+    if hook:
+        environment["RAY_RUNTIME_ENV_HOOK"] = "hooks.same"
+    done = subprocess.run([sys.executable, "-c", FORKED], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["True", "1" if hook else "0"], done.stderr
 
 
 @pytest.mark.slow

@@ -417,16 +417,16 @@ def test_a_disk_with_room_for_all_that_memory_holds_is_not_reckoned_with(
     """To count the largest network's weights takes Torch; no checkpoint is larger than its trial's memory."""
     spec, _, corpus = settle("--space", "lstm", "--trials", "50", "--cpus-per-trial", "1")
     monkeypatch.setattr(disk, "share_of_memory", lambda share: int(2e9 * share))
-    kept = 2 + 3 + len(spec.baselines)
-    for free, roomy in ((kept * 10**9 + 200_000_000, True), (kept * 10**9 + 199_999_999, False)):
+    kept = 3 + len(spec.baselines)
+    limit = 2 * 10**9 + kept * 10**9 // 2 + 200_000_000
+    for free, roomy in ((limit, True), (limit - 1, False)):
         monkeypatch.setattr(disk.shutil, "disk_usage", lambda _, free=free: shutil._ntuple_diskusage(10**12, 0, free))
         assert disk.is_roomy(tmp_path, spec, slots=2) is roomy
     parameters = preflight.most_parameters(spec, corpus)
-    assert disk.checkpoint_bytes(spec, parameters, slots=2) == kept * 16 * parameters < kept * 10**9
+    needed = (2 * 16 + kept * 4) * parameters
+    assert disk.checkpoint_bytes(spec, parameters, slots=2) == needed < limit
     session._check_disk(tmp_path, spec, corpus, 2)
-    monkeypatch.setattr(
-        disk.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**12, 0, kept * 16 * parameters)
-    )
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**12, 0, needed))
     with pytest.raises(UserError, match=r"needs about .* GB of disk"):
         session._check_disk(tmp_path, spec, corpus, 2)
 

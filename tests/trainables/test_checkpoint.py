@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from trainables import checkpoint
+from trainables import checkpoint, files
 from trainables.files import STATE, WEIGHTS, replace_file
 
 
@@ -157,12 +157,15 @@ def test_saving_takes_a_fiftieth_of_the_time_and_none_waits_for_long(
     now = 1000.0
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)
 
-    def save(*_: object) -> None:
+    def save(*_: object, lasting: bool) -> None:
         nonlocal now
         now += took
 
     monkeypatch.setattr(checkpoint, "save_state", save)
     saver = checkpoint.Saver(tmp_path, "mine")
+    now += 0.999
+    assert not saver.is_due()
+    now += 0.002
     assert saver.is_due()
     saver.save({})
     now += waits - 0.001
@@ -196,3 +199,19 @@ def test_a_large_copy_of_weights_does_not_wait(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(checkpoint, "HELD_BYTES", 100)
     saver.keep(linear(0))
     assert saver.is_due()
+
+
+def test_weights_wait_for_the_disk_and_the_state_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a power cut takes of the state is trained again; weights may be the study's result."""
+    now, synced = 1000.0, []
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)
+    monkeypatch.setattr(files, "sync", lambda path: synced.append(path.name[1:6]))
+    saver = checkpoint.Saver(tmp_path, "mine")
+    for after, state in ((1, []), (28.9, []), (0.2, ["state"]), (29.9, []), (0.2, ["state"])):
+        now += after
+        saver.save({})
+        assert [name for name in synced if name in ("best.", "state")] == state
+        synced.clear()
+    saver.keep(linear(0))
+    saver.save({})
+    assert "best." in synced and "state" not in synced

@@ -185,3 +185,46 @@ def test_without_a_gpu_the_device_is_the_cpu(monkeypatch: pytest.MonkeyPatch) ->
     assert data.choose_device() == CPU
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert data.choose_device().type == "cuda"
+
+
+def test_shared_inputs_are_prepared_once_for_all_processes(
+    corpus_config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = data.trial_data(corpus_config, HOW, CPU)
+    data._kept.clear()  # as another process
+    monkeypatch.setenv("ETUDE_CACHE", str(tmp_path))
+    prepare, calls = Waveform.prepare, []
+    monkeypatch.setattr(Waveform, "prepare", lambda *given: calls.append(1) or prepare(*given))
+    for _ in range(2):
+        found = data.trial_data(corpus_config, HOW, CPU, shared=True)
+        for name, part in found.parts.items():
+            assert resident(part) and torch.equal(part.labels, own.parts[name].labels)
+            positions = torch.arange(len(part.labels))
+            assert torch.equal(part.fetch(positions), own.parts[name].fetch(positions))
+        data._kept.clear()
+    assert len(calls) == 2, "one for each split"
+    for other in (replace(HOW, pool=2), replace(HOW, seconds=0.3), replace(HOW, excerpt="segments")):
+        before = len(calls)
+        data.trial_data(corpus_config, other, CPU, shared=True)
+        assert len(calls) == before + 2
+
+
+def test_another_split_has_inputs_of_its_own(
+    corpus_config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = data.load(corpus_config)
+    monkeypatch.setenv("ETUDE_CACHE", str(tmp_path))
+    rows = dict(dataset.split.rows)
+    other = replace(dataset, split=replace(dataset.split, rows={**rows, "train": rows["train"][::-1]}))
+    last = torch.tensor([len(rows["train"]) - 1])
+    first = data.part(dataset, "train", HOW, CPU, shared=True).fetch(last)
+    assert torch.equal(data.part(other, "train", HOW, CPU, shared=True).fetch(torch.tensor([0])), first)
+
+
+def test_no_room_for_shared_inputs_means_computing_them_for_every_batch(
+    corpus_config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ETUDE_CACHE", str(tmp_path))
+    found = data.trial_data(corpus_config, HOW, CPU, 0, shared=True)
+    assert not any(resident(part) for part in found.parts.values())
+    assert not list(tmp_path.rglob("*.npy"))

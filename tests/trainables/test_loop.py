@@ -27,8 +27,13 @@ Data = Callable[..., TrialData]
 METRICS = ("loss", "cross_entropy", "accuracy", "balanced_accuracy", "macro_f1")
 
 
-# The share of the time that saving may take: every epoch is saved, or the first one, the rungs and the last.
+# The share of the time that saving may take: every epoch is saved, or the rungs and the last.
 ALWAYS, SELDOM = float("inf"), 1e-9
+
+
+def save(patch: pytest.MonkeyPatch, share: float) -> None:
+    patch.setattr(checkpoint, "_SHARE", share)
+    patch.setattr(checkpoint, "_FIRST_SECONDS", 0.0 if share == ALWAYS else 1e9)
 
 
 def run(config: TrialConfig, data: TrialData, folder: Path | None = None) -> list[loop.EpochReport]:
@@ -175,12 +180,12 @@ def test_the_kept_weights_are_those_of_the_best_epoch(
 ) -> None:
     config, data = tiny_config(max_epochs=13), tiny_data(noise=2.5)
     by_epoch = []
-    monkeypatch.setattr(checkpoint, "_SHARE", ALWAYS)
+    save(monkeypatch, ALWAYS)
     for report in islice(loop.train(config, data, tmp_path / "always"), 12):
         by_epoch.append(weights_of(tmp_path / "always"))
         assert equal(load_file(tmp_path / "always" / WEIGHTS), by_epoch[report.best_epoch - 1])
     assert 1 < report.best_epoch < 12
-    monkeypatch.setattr(checkpoint, "_SHARE", SELDOM)
+    save(monkeypatch, SELDOM)
     part_of_run(config, data, tmp_path / "seldom", epochs=12)
     assert equal(load_file(tmp_path / "seldom" / WEIGHTS), by_epoch[report.best_epoch - 1])
 
@@ -240,7 +245,7 @@ def test_resuming_after_any_epoch_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Reports, state and best weights equal those of the run that nobody interrupted, to the last bit."""
-    monkeypatch.setattr(checkpoint, "_SHARE", share)
+    save(monkeypatch, share)
     config, data = tiny_config(max_epochs=8, **changes), tiny_data(noise=2.5)
 
     def train(folder: Path, epochs: int) -> list[loop.EpochReport]:
@@ -294,10 +299,10 @@ def test_dying_while_an_epoch_is_saved_repeats_that_epoch(
     config, data = tiny_config(dropout=0.4), tiny_data()
     whole = run(config, data, tmp_path / "whole")
 
-    def die(*_: object) -> None:
+    def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "_SHARE", ALWAYS)
+    save(monkeypatch, ALWAYS)
     running = loop.train(config, data, tmp_path / "killed")
     assert list(islice(running, after)) == whole[:after]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -310,7 +315,7 @@ def test_dying_while_an_epoch_is_saved_repeats_that_epoch(
 def test_no_epoch_is_reported_before_it_is_saved_nor_one_begun_before_a_rung_is_reported(
     tiny_config: Configs, tiny_data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "_SHARE", SELDOM)
+    save(monkeypatch, SELDOM)
     config, data = tiny_config(max_epochs=7, dropout=0.4), tiny_data(noise=2.5)
     whole = run(config, data)
     assert len({report.best_epoch for report in whole}) > 2, "the best epoch is not always the last saved one"
@@ -328,7 +333,7 @@ def test_no_epoch_is_reported_before_it_is_saved_nor_one_begun_before_a_rung_is_
         assert [saved["epoch"] for saved in state["reports"]][report.epoch - 1] == report.epoch
         assert state["reports"][-1]["best_epoch"] == report.best_epoch or report.epoch < state["reports"][-1]["epoch"]
         seen.append((report.epoch, len(trained)))
-    assert [epochs for _, epochs in seen] == [1, 3, 3, 5, 5, 7, 7], "trained when each was reported"
+    assert [epochs for _, epochs in seen] == [3, 3, 3, 5, 5, 7, 7], "trained when each was reported"
     assert len(begun) == 7
 
 

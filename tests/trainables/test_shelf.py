@@ -1,0 +1,131 @@
+"""Prepared inputs on the disk: computed once, mapped by all, and nothing depends on the files."""
+
+import os
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from trainables import shelf
+
+MB = 250_000
+"""Numbers in a megabyte."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ETUDE_CACHE", str(tmp_path))
+    return tmp_path / "prepared"
+
+
+def numbers(n: int = 4) -> Callable[[], Tensor]:
+    return lambda: torch.arange(n, dtype=torch.float32)
+
+
+def never() -> Tensor:
+    raise AssertionError("computed again")
+
+
+def file_of(folder: Path, *depends_on: bytes) -> Path:
+    return folder / f"{shelf._key(depends_on)}.npy"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_what_one_computed_the_others_map(folder: Path, dtype: torch.dtype) -> None:
+    made = torch.arange(24).reshape(2, 3, 4).to(dtype)
+    for make in (lambda: made, never):
+        found = shelf.shared([b"a"], make)
+        assert found.dtype == dtype and torch.equal(found, made)
+        assert file_of(folder, b"a").name in Path("/proc/self/maps").read_text()
+        del found
+
+
+def test_writing_to_it_changes_nothing_for_others(folder: Path) -> None:
+    shelf.shared([b"a"], numbers()).zero_()
+    assert torch.equal(shelf.shared([b"a"], never), numbers()())
+
+
+def test_other_inputs_are_computed(folder: Path) -> None:
+    assert len(shelf.shared([b"ab", b"c"], numbers(3))) == 3
+    assert len(shelf.shared([b"a", b"bc"], numbers(5))) == 5
+
+
+def test_another_state_of_the_code_or_torch_computes_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf.shared([b"a"], numbers(3))
+    shelf._code.cache_clear()
+    monkeypatch.setattr(torch, "__version__", "2.11.1")
+    try:
+        assert len(shelf.shared([b"a"], numbers(5))) == 5
+    finally:
+        shelf._code.cache_clear()
+    changed = Path(__file__).parents[2] / "trainables" / "features" / "waveform.py"
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path == changed))
+    try:
+        assert len(shelf.shared([b"a"], numbers(7))) == 7
+    finally:
+        shelf._code.cache_clear()
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", None])
+def test_a_damaged_file_is_replaced(folder: Path, content: bytes | None) -> None:
+    shelf.shared([b"a"], numbers())
+    path = file_of(folder, b"a")
+    whole = path.read_bytes()
+    path.unlink()
+    path.write_bytes(whole[:-1] if content is None else content)
+    assert torch.equal(shelf.shared([b"a"], numbers()), numbers()())
+    assert path.read_bytes() == whole
+
+
+def test_a_file_that_holds_objects_is_not_trusted(folder: Path) -> None:
+    shelf.shared([b"a"], numbers())
+    np.save(file_of(folder, b"a"), np.array([print], dtype=object), allow_pickle=True)
+    assert torch.equal(shelf.shared([b"a"], numbers()), numbers()())
+
+
+def test_without_a_place_for_files_everyone_computes(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write_text("a file where the folder should be")
+    for _ in range(2):
+        assert torch.equal(shelf.shared([b"a"], numbers()), numbers()())
+    assert [record.message for record in caplog.records] == [
+        f"Prepared inputs are not shared: File exists ({folder})"
+    ] * 2
+
+
+def test_no_examples_are_no_reason_to_fail(folder: Path) -> None:
+    for _ in range(2):
+        assert shelf.shared([b"a"], lambda: torch.empty(0, 4)).shape == (0, 4)
+
+
+def test_those_that_were_not_asked_for_the_longest_go_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelf, "LIMIT_BYTES", 3_500_000)
+    kept = {name: shelf.shared([name], numbers(MB)) for name in (b"a", b"b", b"c")}
+    for age, name in enumerate((b"c", b"b", b"a")):
+        os.utime(file_of(folder, name), (1e9 - age, 1e9 - age))
+    shelf.shared([b"a"], never)
+    shelf.shared([b"d"], numbers(MB))
+    assert {name for name in (b"a", b"b", b"c", b"d") if file_of(folder, name).exists()} == {b"a", b"c", b"d"}
+    assert torch.equal(kept[b"b"], numbers(MB)()), "whoever has it keeps it"
+
+
+def test_what_is_too_large_pushes_nothing_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelf, "LIMIT_BYTES", 2_500_000)
+    shelf.shared([b"a"], numbers(MB))
+    assert len(shelf.shared([b"b"], numbers(3 * MB))) == 3 * MB
+    assert [path.name for path in folder.iterdir()] == [file_of(folder, b"a").name]
+
+
+def test_three_quarters_of_a_disk_stay_free(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(shelf.shutil, "disk_usage", lambda path: usage(8_200_000))
+    for name in (b"a", b"b", b"c"):
+        shelf.shared([name], numbers(MB))
+    # A quarter of what was free and what is held: 8.2 MB, 9.2 MB, 10.2 MB.
+    assert not file_of(folder, b"a").exists() and file_of(folder, b"b").exists() and file_of(folder, b"c").exists()
