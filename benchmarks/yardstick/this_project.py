@@ -13,15 +13,22 @@ from typing import NoReturn
 
 from jobs import GRACE_EPOCHS, REDUCTION_FACTOR, Job
 
-from search import engine, finish, run, searcher, session
-from search.records import EPOCHS, TRIALS, read_rows
-from spaces.domains import Params, Value
-from trainables.files import cache_folder
+from search import forks
 
 
 def main() -> None:
+    """Runs the command in the order in which it begins."""
+    with forks.server():
+        _run(Job.read(sys.argv[1]))
+
+
+def _run(job: Job) -> NoReturn:
     """Runs the command, then notes the epochs that its journal has."""
-    job = Job.read(sys.argv[1])
+    from search import engine, finish, run, searcher, session
+    from search.records import EPOCHS, TRIALS, read_rows
+    from spaces.domains import Params, Value
+    from trainables.files import cache_folder
+
     # Inputs that an earlier run prepared would be an advantage over tools that prepare theirs in every run.
     shutil.rmtree(cache_folder() / "prepared", ignore_errors=True)
 
