@@ -11,7 +11,6 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -47,14 +46,13 @@ def shared(depends_on: Iterable[bytes], make: Callable[[], Tensor]) -> Tensor:
 
 
 def _key(depends_on: Iterable[bytes]) -> str:
-    digest = sha256(_code())
+    digest = sha256(_CODE)
     for part in depends_on:
         digest.update(len(part).to_bytes(8))
         digest.update(part)
     return digest.hexdigest()[:32]
 
 
-@cache
 def _code() -> bytes:
     """What tells one state of the code that prepares inputs from another."""
     here = Path(__file__).parent
@@ -62,6 +60,9 @@ def _code() -> bytes:
     for path in (here / "data.py", here / "corpora" / "store.py", *sorted((here / "features").glob("*.py"))):
         digest.update(path.read_bytes())
     return digest.digest()
+
+
+_CODE = _code()  # as this process imports it: the files may be others by the time inputs are prepared
 
 
 def _read(path: Path) -> Tensor | None:

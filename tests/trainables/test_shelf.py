@@ -55,20 +55,20 @@ def test_other_inputs_are_computed(folder: Path) -> None:
 
 
 def test_another_state_of_the_code_or_torch_computes_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shelf.shared([b"a"], numbers(3))
-    shelf._code.cache_clear()
-    monkeypatch.setattr(torch, "__version__", "2.11.1")
-    try:
-        assert len(shelf.shared([b"a"], numbers(5))) == 5
-    finally:
-        shelf._code.cache_clear()
+    states = {shelf._code()}
+    assert states == {shelf._CODE}
     changed = Path(__file__).parents[2] / "trainables" / "features" / "waveform.py"
     read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path == changed))
-    try:
-        assert len(shelf.shared([b"a"], numbers(7))) == 7
-    finally:
-        shelf._code.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path == changed))
+        states.add(shelf._code())
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "2.11.1")
+        states.add(shelf._code())
+    assert len(states) == 3
+    for n, state in enumerate(states):
+        monkeypatch.setattr(shelf, "_CODE", state)
+        assert len(shelf.shared([b"a"], numbers(3 + n))) == 3 + n
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", None])
