@@ -109,6 +109,7 @@ def test_a_worker_whose_trial_another_took_up_does_nothing_more(tmp_path: Path, 
     """As when a machine was cut off, and the call for the next epoch reaches it when its link is mended."""
     engine = Engine(spec(family.space(0.0, tmp_path / "trace"), trials=1), Journal(tmp_path))
     config = _Link(engine, dataclasses.replace(ONE, memory_bytes=10**10), 1, {}).suggest("a")
+    config = {**(config or {}), "rungs": (1, 2, 3)}  # each epoch is reported before the next one begins
     first, second = (ray.remote(TrialWorker).remote(config) for _ in range(2))
     assert ray.get(first.train.remote(), timeout=LIMIT_SECONDS)["report"]["epoch"] == 1
     assert ray.get(second.train.remote(), timeout=LIMIT_SECONDS)["report"]["epoch"] == 1

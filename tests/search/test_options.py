@@ -24,8 +24,8 @@ from rich.console import Console
 import spaces
 from search import adapt, disk, options, places, preflight, session, versions
 from search.cluster import cluster
+from search.command import say_corpus
 from search.progress import Terminal
-from search.run import say_corpus
 from search.session import KEPT, as_before, run_session, write_study
 from search.study import StudySpec, commit
 from spaces.domains import Float
