@@ -245,7 +245,8 @@ def _search(
 def _torch_in_time(engine: Engine) -> Iterator[None]:
     """Has Torch, which scoring the winner takes, imported beside the last trials.
 
-    That takes seconds of a core: sooner, trials would be slower for it, later, scoring would wait for it.
+    That takes seconds of a core: sooner, trials would be slower for it, later, scoring would wait for it. It is over
+    before Ray is shut down: Ray ends the process where another thread lets go of something of its afterwards.
     """
     over = threading.Event()
 
@@ -255,11 +256,13 @@ def _torch_in_time(engine: Engine) -> Iterator[None]:
         if not over.is_set():
             importlib.import_module("trainables.evaluate")
 
-    threading.Thread(target=wait, daemon=True).start()
+    importing = threading.Thread(target=wait, daemon=True)
+    importing.start()
     try:
         yield
     finally:
         over.set()
+        importing.join()
 
 
 def _check_disk(directory: Path, spec: StudySpec, corpus: Corpus, slots: int) -> None:

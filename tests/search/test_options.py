@@ -8,8 +8,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -572,3 +575,24 @@ def test_errors_are_one_line_and_exit_code_1(cache: Path, tmp_path: Path) -> Non
     assert done.stderr.startswith("Error: The space must be one of")
     shown = dry_run("--space", "blsmt", "--debug", cache=cache)
     assert "Traceback" in shown.stderr
+
+
+@pytest.mark.parametrize("to_start", [0, 1])
+def test_torch_is_imported_beside_the_last_trials_and_before_ray_goes(
+    to_start: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray ends the process where another thread lets go of something of its after it was shut down."""
+    begun, imported = threading.Event(), []
+
+    def slowly(name: str) -> None:
+        begun.set()
+        time.sleep(0.3)
+        imported.append(name)
+
+    monkeypatch.setattr(session.importlib, "import_module", slowly)
+    engine = SimpleNamespace(to_start=1)
+    with session._torch_in_time(engine):
+        assert not begun.wait(0.25), "not while there are trials to start"
+        engine.to_start = to_start
+        assert begun.wait(2 if to_start == 0 else 0.25) == (to_start == 0)
+    assert imported == ["trainables.evaluate"] * (to_start == 0)
