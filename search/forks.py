@@ -49,6 +49,7 @@ def server() -> Iterator[None]:
 @contextlib.contextmanager
 def _started() -> Iterator[str]:
     """A server, for the time; its address."""
+    import fcntl
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="etude-", ignore_cleanup_errors=True) as folder:
@@ -56,16 +57,19 @@ def _started() -> Iterator[str]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(address)
             listener.listen(64)
+            # Not one of the three that any process is given, where this one was begun without.
+            file = fcntl.fcntl(listener, fcntl.F_DUPFD_CLOEXEC, 3)
             # In a session of its own: a Ctrl-C at the terminal is for the search, which ends its workers in order.
             process = subprocess.Popen(
-                [sys.executable, "-P", "-c", f"from search.forks import serve; serve({listener.fileno()})"],
+                [sys.executable, "-P", "-c", f"from search.forks import serve; serve({file})"],
                 env={**os.environ, "OMP_NUM_THREADS": "1"},  # NumPy's library begins its threads when it is imported
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
-                pass_fds=[listener.fileno()],
+                pass_fds=[file],
             )
+            os.close(file)
         _servers.append(process)
         try:
             yield address

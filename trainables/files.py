@@ -12,6 +12,7 @@ from trainables.errors import UserError
 
 STATE = "state.pt"
 WEIGHTS = "best.safetensors"
+PREPARED_BYTES = 4 * 2**30
 _PROBE_BYTES = 2**20
 
 
@@ -28,13 +29,18 @@ def cache_folder() -> Path:
     return from_home(os.environ.get("ETUDE_CACHE", "~/.cache/etude"))
 
 
+def prepared_bytes(free_bytes: int) -> int:
+    """What of a disk with so much room prepared inputs may take: a quarter, and no more than PREPARED_BYTES."""
+    return min(PREPARED_BYTES, free_bytes // 4)
+
+
 def replace_file(
     path: Path, write: Callable[[Path], object], check: Callable[[], object] = lambda: None, *, lasting: bool = True
 ) -> None:
     """Has `write` write a file beside `path`, brings it to the disk, and only then puts it in place.
 
     `check` is called before anything is done and again before the latter; what it raises leaves all as it was. What
-    need not be `lasting`, because nobody asks for it after a power cut, is not waited for until it is on the disk.
+    need not be `lasting` is not waited for until it is on the disk: after a power cut it may be missing or damaged.
     """
     check()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -195,6 +195,17 @@ def test_a_server_that_dies_before_it_forks_is_done_without(tmp_path: Path) -> N
         assert not json.loads(said)["torch"]
 
 
+def test_the_server_runs_where_the_command_has_no_standard_input(tmp_path: Path) -> None:
+    words = (
+        "import os, sys; from search import forks\nwith forks.server(): print(forks._ask([sys.argv[1]]), flush=True)"
+    )
+    worker = tmp_path / "worker.py"
+    worker.write_text("")
+    command = ["sh", "-c", 'exec "$0" "$@" <&-', sys.executable, "-c", words, str(worker)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "True\n", done.stderr
+
+
 def test_the_server_ends_with_the_process_that_began_it() -> None:
     words = (
         "import os, sys; from search import forks\n"

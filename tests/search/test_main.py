@@ -83,6 +83,8 @@ def test_killed_and_interrupted_studies_end_like_the_undisturbed_one(
     assert "Chosen by its tune score: trial" in whole.stdout
     assert str(tmp_path / "whole") in whole.stdout
     metrics = json.loads((tmp_path / "whole" / "best" / "metrics.json").read_text())
+    prepared = Path(environment["ETUDE_CACHE"]) / "prepared"
+    assert any(prepared.glob("*.npy")), "workers share their inputs"
 
     for lines, number, code in ((1, signal.SIGKILL, -9), (3, signal.SIGINT, 130), (4, signal.SIGTERM, 130)):
         directory = tmp_path / number.name

@@ -408,6 +408,18 @@ def test_nobody_at_the_address_is_said_at_once() -> None:
         pass
 
 
+def test_prepared_inputs_are_reckoned_with_where_they_take_of_the_same_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**10, 0, 10**10))
+    monkeypatch.setenv("ETUDE_CACHE", "/proc/cache")
+    disk.check_disk(tmp_path, 9 * 10**9)
+    monkeypatch.setenv("ETUDE_CACHE", str(tmp_path / "not" / "yet"))
+    disk.check_disk(tmp_path, 7 * 10**9)
+    with pytest.raises(UserError, match=r"needs about 11\.7 GB of disk, but .* has 10\.0 GB free"):
+        disk.check_disk(tmp_path, 9 * 10**9)
+
+
 def test_too_little_disk_is_refused_with_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1_000_000))
     with pytest.raises(UserError, match=r"needs about 1.2 GB of disk, but .* has 0.0 GB free"):
@@ -420,13 +432,14 @@ def test_a_disk_with_room_for_all_that_memory_holds_is_not_reckoned_with(
     """To count the largest network's weights takes Torch; no checkpoint is larger than its trial's memory."""
     spec, _, corpus = settle("--space", "lstm", "--trials", "50", "--cpus-per-trial", "1")
     monkeypatch.setattr(disk, "share_of_memory", lambda share: int(2e9 * share))
+    monkeypatch.setenv("ETUDE_CACHE", "/proc/cache")  # a disk of its own
     kept = 3 + len(spec.baselines)
-    limit = 2 * 10**9 + kept * 10**9 // 2 + 200_000_000
+    limit = 2 * 3 * 10**9 // 2 + kept * 10**9 // 2 + 200_000_000
     for free, roomy in ((limit, True), (limit - 1, False)):
         monkeypatch.setattr(disk.shutil, "disk_usage", lambda _, free=free: shutil._ntuple_diskusage(10**12, 0, free))
         assert disk.is_roomy(tmp_path, spec, slots=2) is roomy
     parameters = preflight.most_parameters(spec, corpus)
-    needed = (2 * 16 + kept * 4) * parameters
+    needed = (2 * 28 + kept * 4) * parameters
     assert disk.checkpoint_bytes(spec, parameters, slots=2) == needed < limit
     session._check_disk(tmp_path, spec, corpus, 2)
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**12, 0, needed))

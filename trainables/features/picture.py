@@ -8,7 +8,6 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchaudio.functional
 from torch import Tensor
 
 from trainables.errors import UserError
@@ -129,6 +128,8 @@ def mel_bands(sample_rate_hz: int, frame_samples: int, size: int) -> int:
 @lru_cache(maxsize=8)
 def _mel_filters(sample_rate_hz: int, frame_samples: int, bands: int, device: torch.device) -> Tensor:
     """Slaney's filters `(bands, bins)`, as `librosa.filters.mel` has them."""
+    import torchaudio.functional  # only here: it takes a tenth of a second, and most families use none of it
+
     # torchaudio puts the last bin at half the rate, rounded down, which is a little off for odd rates and frames.
     # Up to twice that it has no choice, and the bins above the middle see no filter.
     filters: Tensor = torchaudio.functional.melscale_fbanks(
