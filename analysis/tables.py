@@ -40,6 +40,7 @@ TRIAL_COLUMNS: dict[str, tuple[str, str]] = {
     "started": ("datetime64[ms, UTC]", "when it began"),
     "ended": ("datetime64[ms, UTC]", "when it ended"),
     "memory_bytes": ("Int64", "the most memory its process was seen to hold, what was kept of earlier trials included"),
+    "gpu_share": ("Float64", "the part of a GPU's memory that it took at its peak, measured while it had one alone"),
     "node": ("str", "the machine that it last ran on"),
     "seed": ("Int64", "the seed of its weights, order and dropout"),
 }
@@ -62,6 +63,7 @@ EPOCH_COLUMNS: dict[str, tuple[str, str]] = {
     },
     "epoch_seconds": ("Float64", "the time it took"),
     "memory_bytes": ("Int64", "the memory of its process afterwards, with what it keeps for its next trials"),
+    "gpu_share": ("Float64", "the part of a GPU's memory that the trial took so far, while it had one for itself"),
     "node": ("str", "the machine that it ran on"),
     "rung": ("Int64", "the epoch's number where trials were compared there, else missing"),
     "decision": ("str", "continue, stop, complete or fail"),
@@ -122,6 +124,8 @@ def _take_epoch(trial: dict[str, Any], row: Mapping[str, Any]) -> None:
     trial["epochs"] = row["epoch"]
     trial["train_seconds"] = trial.get("train_seconds", 0.0) + row["epoch_seconds"]
     trial["memory_bytes"] = max(trial.get("memory_bytes", 0), row.get("memory_bytes") or 0)
+    if row.get("gpu_share") is not None:
+        trial["gpu_share"] = max(trial.get("gpu_share", 0.0), row["gpu_share"])
     trial["node"] = row.get("node")
     if row.get("trainable_parameters") is not None:
         trial["trainable_parameters"] = row["trainable_parameters"]

@@ -14,7 +14,7 @@ import ray
 import yaml  # type: ignore[import-untyped]
 from ray import tune
 
-from search.slots import Cluster, Machine, Resources, choose, machines_to_come, needs, room, slots_of
+from search.slots import Cluster, Machine, Resources, choose, gpu_share, machines_to_come, needs, room, slots_of
 from trainables.errors import UserError
 
 _HEAD = "node:__internal_head__"  # a resource that Ray gives to the head alone
@@ -29,6 +29,8 @@ class Machines(tune.Callback):
     """What the cluster can run, as machines come and go; says so when it can run nothing.
 
     A `joined` cluster may have an autoscaler, which starts machines for trials that wait; it is asked which.
+
+    Where nobody says what a trial takes of the GPUs there are, the first ones take one each, until one was `measured`.
     """
 
     def __init__(
@@ -46,6 +48,31 @@ class Machines(tune.Callback):
         self._looked, self._room = 0.0, 1
         self._ran, self._watched, self._waits = time.monotonic(), -math.inf, False
         self._each = (cpus_per_trial, gpus_per_trial or 0.0)
+        self._peak: float | None = None
+
+    @property
+    def gpus(self) -> float:
+        """What a trial takes of a GPU, now."""
+        return self._each[1]
+
+    def measured(self, peak: float) -> None:
+        """Takes in which part of a GPU's memory a trial took that had one for itself; the first one counts."""
+        if self._peak is not None or self._asked[1] is not None:
+            return
+        self._peak = peak
+        cluster, (cpus, _, concurrency) = self._look(), self._asked
+        share = gpu_share(cluster, cpus, concurrency, peak)
+        if share < 1:
+            self._each = (cpus, share)
+            self._looked = -math.inf
+            self.say(f"A trial takes {peak:.0%} of a GPU's memory; up to {round(1 / share)} share one from here on.")
+
+    def most(self) -> int:
+        """How many trials there may be at a time, however little they take of a GPU."""
+        cluster, (cpus, gpus, concurrency) = self._look(), self._asked
+        if gpus is None and self.gpus:
+            gpus = gpu_share(cluster, cpus, concurrency)
+        return room(cluster, cpus, self.gpus if gpus is None else gpus, concurrency)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: kept out of Tune's snapshots, which nothing reads."""

@@ -17,6 +17,8 @@ from trainables.errors import UserError
 # Ray counts thousandths; sums of fractions may miss a whole number by less.
 _TOLERANCE = 1e-6
 _MEMORY_SHARE = 0.85
+# What the next configurations may take of a GPU's memory, of what the first one took; more is had by asking again.
+_GPU_HEADROOM = 1.5
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,20 @@ def room(cluster: Cluster, cpus_per_trial: int, gpus_per_trial: float, concurren
         return max(1, concurrency or now + 1)
     possible = max(now, _slots_to_come(cluster, cpus_per_trial, gpus_per_trial))
     return max(1, min(concurrency or possible, possible))
+
+
+def gpu_share(cluster: Cluster, cpus_per_trial: int, concurrency: int | None, peak: float = 0.0) -> float:
+    """The part of a GPU for each of as many trials as its memory and its machine's cores have room for.
+
+    `peak` is the part of a GPU's memory that one trial was measured to take. With fewer trials at a time than that they
+    are spread over the GPUs.
+    """
+    machines = [machine for machine in cluster.known if machine.gpus]
+    all_gpus = sum(math.inf if machine.count is None else machine.count * machine.gpus for machine in machines)
+    by_memory = math.floor(1 / (_GPU_HEADROOM * peak)) if peak else math.inf
+    by_cores = max((machine.cpus / machine.gpus // cpus_per_trial for machine in machines), default=1)
+    wished = math.ceil(concurrency / all_gpus) if concurrency and all_gpus else math.inf
+    return 1 / max(1, min(by_memory, by_cores, wished))
 
 
 def slots_of(machines: Sequence[Machine], cpus_per_trial: int, gpus_per_trial: float) -> int:

@@ -56,7 +56,7 @@ class Trials:
         """Begins a trial; the one before is over."""
         if self._remote:
             self._clear()
-        self._folder, self._session = Path(given["folder"]), given["mark"]
+        self._folder, self._session, self._gpus = Path(given["folder"]), given["mark"], given["gpus"]
         self._remote = open_folder(given["remote"]) if given["remote"] else None
         self._there: dict[str, tuple[int, int]] = {}
         self._claim = Claim(self._folder, self._remote)
@@ -70,11 +70,14 @@ class Trials:
             shutil.rmtree(self._folder)
 
     def step(self) -> dict[str, Any]:
-        """The next epoch's `report` as a flat row, or the reason why there is none."""
+        """The `reports` of the next epochs that were saved, as flat rows, or the reason why there are none.
+
+        All at once: each answer costs the search time, and this worker waits meanwhile for the next question.
+        """
         try:
             if reason := self._obituary():
                 return _failed(reason)
-            report = next(self._reports)
+            reports = next(self._reports)
         except OSError as error:
             # Not the trial's fault: a full disk or a lost mount must not mark good settings as failures.
             return _aborted(f"{error.strerror or error} ({error.filename or self._folder})")
@@ -91,14 +94,13 @@ class Trials:
             return _failed(f"{type(error).__name__}: {_first_line(error)}")
         if self._remote and (problem := self._put_away()):
             return problem
-        return {
-            "report": {
-                **report,
-                "trainable_parameters": self._size.trainable_parameters,
-                "memory_bytes": self._watch.used(),
-                "node": ray.util.get_node_ip_address(),
-            }
+        here = {
+            "trainable_parameters": self._size.trainable_parameters,
+            "memory_bytes": self._watch.used(),
+            "gpu_share": gpu_memory_share() if self._gpus == 1 else None,
+            "node": ray.util.get_node_ip_address(),
         }
+        return {"reports": [{**report, **here} for report in reports]}
 
     def _obituary(self) -> str | None:
         """Why an earlier worker of this session ended itself over this trial, if one did."""
@@ -133,12 +135,15 @@ class Trials:
                 content = patiently(partial(self._remote.read, name), log.warning, name)
                 replace_file(self._folder / name, partial(_write, content))
 
-    def _train(self, given: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _train(self, given: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
         if not self._remote:
             check_mark(Path(given["study"]), given["mark"])
         trial = resolve(given["point"])
         device = data.choose_device()
         data.release(trial.data, trial.features)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # what the last trial took is not this one's
+            torch.cuda.reset_peak_memory_stats()
         dataset = data.load(trial.data)
         self._size = footprint(trial, data.input_shape(dataset, trial.features), len(dataset.split.classes))
         spare = self._check_memory() if device.type == "cpu" else None
@@ -146,11 +151,11 @@ class Trials:
         if self._remote:
             self._take_up()
         inputs = data.trial_data(trial.data, trial.features, device, spare, shared=True)
-        for report in loop.train(
+        for reports in loop.train_by_save(
             trial, inputs, self._folder, self._claim.check, given["rungs"], before_epoch=self._go_on
         ):
-            if report.epoch > given["reported"]:
-                yield asdict(report)
+            if new := [asdict(report) for report in reports if report.epoch > given["reported"]]:
+                yield new
 
     def _go_on(self) -> None:
         """Raises SupersededError where the trial was given away, before another epoch is trained for nobody."""
@@ -171,6 +176,15 @@ class Trials:
                 f"(more with a larger --cpus-per-trial)"
             )
         return self._memory_bytes - needed
+
+
+def gpu_memory_share() -> float | None:
+    """The part of its GPU's memory that this process, alone there, took at its peak; None where Torch sees no GPU."""
+    if not torch.cuda.is_available():
+        return None
+    free, total = torch.cuda.mem_get_info()
+    given_back = torch.cuda.max_memory_reserved() - torch.cuda.memory_reserved()
+    return (total - free + given_back) / total
 
 
 def _version(path: Path) -> tuple[int, int]:

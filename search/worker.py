@@ -21,7 +21,7 @@ class TrialWorker(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """The next epoch; see `Trials.step`."""
+        """The next epochs; see `Trials.step`."""
         return self._trials.step()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

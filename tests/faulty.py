@@ -1,11 +1,12 @@
 """A small network that fails on purpose, once or always, when its second epoch begins.
 
 `fault` is one of none, nan, error, kill, memory, crowded (does not fit in less than a whole GPU),
-huge (fits in none); a `marker` file makes it happen once.
+huge (fits in none), small (says that it takes a quarter of a GPU); a `marker` file makes it happen once.
 """
 
 import os
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import ray
 import torch
 from torch import Tensor, nn
 
+from search import trial
 from spaces.domains import Choice, Float, Param, Space
 from spaces.shared import TRAINING, TRAINING_SETTINGS
 from trainables.features.waveform import Waveform
@@ -67,6 +69,8 @@ class Faulty(nn.Module):
     def __init__(self, config: Config, input_shape: tuple[int, int], n_classes: int) -> None:
         super().__init__()
         self.config = config
+        if config.fault == "small":
+            trial.gpu_memory_share = lambda: 0.25
         self.linear = nn.Linear(input_shape[0] * input_shape[1], n_classes)
         self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
 
@@ -75,6 +79,8 @@ class Faulty(nn.Module):
         if not self.training:
             return logits
         self.epochs += 1
+        if self.config.fault == "small" and int(self.epochs) == 1:
+            time.sleep(1.2)  # until it is saved, and reported, before the next epoch
         if int(self.epochs) != 2 or not self._due():
             return logits
         if self.config.fault == "nan":

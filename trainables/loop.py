@@ -81,13 +81,27 @@ def train(
     `check` is called before each file is put in its place, `before_epoch` before each epoch; they raise where the
     folder is no longer this run's.
     """
+    for reports in train_by_save(config, data, folder, check, rungs, before_epoch):
+        yield from reports
+
+
+def train_by_save(
+    config: TrialConfig,
+    data: TrialData,
+    folder: Path | None = None,
+    check: Callable[[], object] = lambda: None,
+    rungs: Collection[int] = (),
+    before_epoch: Callable[[], object] = lambda: None,
+) -> Iterator[list[EpochReport]]:
+    """As `train`, but the reports of epochs that were saved together come together."""
     torch.set_num_threads(config.threads)
     run = _Run(config, data)
     if folder is not None and (state := checkpoint.load_state(folder, config.identity)):
         run.restore(state)
         del state  # another copy of the weights, for as long as the trial runs
     saver = checkpoint.Saver(folder, config.identity, check) if folder is not None else None
-    yield from run.reports
+    if run.reports:
+        yield list(run.reports)
     unreported: list[EpochReport] = []
     while not run.finished:
         before_epoch()
@@ -99,8 +113,8 @@ def train(
             if not (run.finished or report.epoch in rungs or saver.is_due()):
                 continue
             saver.save(run.state())
-        yield from unreported
-        unreported.clear()
+        yield unreported
+        unreported = []
 
 
 def forward(model: nn.Module, inputs: Tensor) -> Tensor:

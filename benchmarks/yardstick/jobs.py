@@ -26,11 +26,11 @@ _ALL = ("early_end=off", "seconds=1")
 _BLSTM = (*_ALL, "frame_ms=30..60", "width_1=32..96", "width_2=32..96", "layers=1,2")
 _CNN1D = (*_ALL, "resample_hz=4000", "first_stride=2,4", *(f"channels_{layer}=8..32" for layer in range(1, 6)))
 _MLP = (*_ALL, "input=waveform", "hidden_1=256..1024", "batch_size=16,32")
-# With the demo corpus a trial takes about one second of a core, two to three, and ten or more.
+# With the demo corpus a trial takes about one second of a core, two to three, and seven or more.
 SIZES = {
-    "blstm": {"small": Size(_BLSTM, 3), "medium": Size(_BLSTM, 7), "large": Size(_BLSTM, 30, 16)},
-    "cnn1d": {"small": Size(_CNN1D, 4), "medium": Size(_CNN1D, 10), "large": Size(_CNN1D, 44, 16)},
-    "mlp": {"small": Size(_MLP, 3), "medium": Size(_MLP, 7), "large": Size(_MLP, 30, 16)},
+    "blstm": {"small": Size(_BLSTM, 3), "medium": Size(_BLSTM, 7), "large": Size(_BLSTM, 30)},
+    "cnn1d": {"small": Size(_CNN1D, 4), "medium": Size(_CNN1D, 10), "large": Size(_CNN1D, 44)},
+    "mlp": {"small": Size(_MLP, 3), "medium": Size(_MLP, 7), "large": Size(_MLP, 30)},
 }
 
 

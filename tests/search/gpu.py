@@ -1,4 +1,4 @@
-"""A study on a Ray that is told of a GPU: `python -m tests.search.gpu CORPUS STUDY FAULTS GPUS_PER_TRIAL`."""
+"""A study on a Ray that is told of a GPU: `python -m tests.search.gpu CORPUS STUDY FAULTS GPUS_PER_TRIAL|measured`."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 import ray
 
 from search.engine import Engine
+from search.machines import Machines
 from search.records import Journal
 from search.slots import Resources
 from search.study import StudySpec
@@ -41,7 +42,11 @@ def main() -> None:
         runtime_env={"env_vars": {"PYTHONPATH": root, "ETUDE_CACHE": os.environ["ETUDE_CACHE"]}},
     )
     engine = Engine(spec, Journal(Path(study)))
-    run_trials(engine, Resources(1, float(gpus), 2), lambda: False)
+    if gpus == "measured":
+        machines = Machines(1, None, None)
+        run_trials(engine, machines.resources(), lambda: False, machines)
+    else:
+        run_trials(engine, Resources(1, float(gpus), 2), lambda: False)
     print(json.dumps([(trial.params["fault"], trial.state, trial.epoch, trial.reason) for trial in engine.trials]))
 
 

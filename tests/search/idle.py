@@ -22,15 +22,17 @@ class IdleWorker(tune.Trainable):
         self._epoch += 1
         score = self._height * self._epoch / (1 + self._epoch)
         return {
-            "report": {
-                "epoch": self._epoch,
-                "score": score,
-                "best_epoch": self._epoch,
-                "tune_balanced_accuracy": score,
-                "failure": None,
-                "ended": False,
-                "epoch_seconds": 0.0,
-            }
+            "reports": [
+                {
+                    "epoch": self._epoch,
+                    "score": score,
+                    "best_epoch": self._epoch,
+                    "tune_balanced_accuracy": score,
+                    "failure": None,
+                    "ended": False,
+                    "epoch_seconds": 0.0,
+                }
+            ]
         }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -33,7 +33,7 @@ def link(tmp_path: Path, make_spec: Callable[..., StudySpec]) -> _Link:
 
 def report(link: _Link, epoch: int) -> Decision:
     row = {"epoch": epoch, "score": 0.5, "best_epoch": 1, "failure": None, "ended": False}
-    return link.decide("a", {"training_iteration": 1, **{f"report/{name}": value for name, value in row.items()}})
+    return link.decide("a", {"training_iteration": 1, "reports": [row]})
 
 
 def lose(link: _Link, words: str, times: int) -> int:

@@ -26,9 +26,9 @@ class Watch:
         return 5
 
 
-def train(self: trial.Trials, given: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def train(self: trial.Trials, given: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
     self._size = SimpleNamespace(trainable_parameters=3)  # type: ignore[assignment]
-    yield {"epoch": 1, "best_epoch": 1}
+    yield [{"epoch": 1, "best_epoch": 1}]
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> trial.Trials:
 
 
 def given(folder: Path, remote: Path | None = None) -> dict[str, Any]:
-    return {"folder": str(folder), "remote": str(remote) if remote else None, "mark": "this"}
+    return {"folder": str(folder), "remote": str(remote) if remote else None, "mark": "this", "gpus": 1}
 
 
 def test_the_reason_why_a_worker_ended_itself_counts_in_its_session(trials: trial.Trials, tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_one_that_an_earlier_study_of_the_name_left_does_not(
 ) -> None:
     write_json(tmp_path / trial.OBITUARY, found)
     trials.begin(given(tmp_path))
-    assert trials.step()["report"]["epoch"] == 1
+    assert trials.step()["reports"][0]["epoch"] == 1
 
 
 @pytest.mark.parametrize(("remote", "taken", "left"), [(True, False, False), (True, True, True), (False, False, True)])
@@ -95,6 +95,19 @@ def test_files_go_to_the_store_when_they_are_new(
     assert put == [WEIGHTS, STATE, STATE]
     trials.begin(given(tmp_path / "0002", tmp_path / "store"))
     assert trials._put_away() is None and len(put) == 3
+
+
+@pytest.mark.parametrize(("gpus", "reported"), [(1, 0.4), (0.5, None), (2, None)])
+def test_what_a_trial_takes_of_a_gpu_is_told_where_nobody_else_is_on_it(
+    gpus: float, reported: float | None, trials: trial.Trials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what Torch took and gave back meanwhile, and what CUDA itself takes."""
+    monkeypatch.setattr(trial.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(trial.torch.cuda, "mem_get_info", lambda: (700, 1000))
+    monkeypatch.setattr(trial.torch.cuda, "max_memory_reserved", lambda: 350)
+    monkeypatch.setattr(trial.torch.cuda, "memory_reserved", lambda: 250)
+    trials.begin(given(tmp_path) | {"gpus": gpus})
+    assert trials.step()["reports"][0]["gpu_share"] == reported
 
 
 @pytest.mark.parametrize("kept", [True, False])
