@@ -29,8 +29,6 @@ class Machines(tune.Callback):
     """What the cluster can run, as machines come and go; says so when it can run nothing.
 
     A `joined` cluster may have an autoscaler, which starts machines for trials that wait; it is asked which.
-
-    Where nobody says what a trial takes of the GPUs there are, the first ones take one each, until one was `measured`.
     """
 
     def __init__(
@@ -48,31 +46,7 @@ class Machines(tune.Callback):
         self._looked, self._room = 0.0, 1
         self._ran, self._watched, self._waits = time.monotonic(), -math.inf, False
         self._each = (cpus_per_trial, gpus_per_trial or 0.0)
-        self._peak: float | None = None
-
-    @property
-    def gpus(self) -> float:
-        """What a trial takes of a GPU, now."""
-        return self._each[1]
-
-    def measured(self, peak: float) -> None:
-        """Takes in which part of a GPU's memory a trial took that had one for itself; the first one counts."""
-        if self._peak is not None or self._asked[1] is not None:
-            return
-        self._peak = peak
-        cluster, (cpus, _, concurrency) = self._look(), self._asked
-        share = gpu_share(cluster, cpus, concurrency, peak)
-        if share < 1:
-            self._each = (cpus, share)
-            self._looked = -math.inf
-            self.say(f"A trial takes {peak:.0%} of a GPU's memory; up to {round(1 / share)} share one from here on.")
-
-    def most(self) -> int:
-        """How many trials there may be at a time, however little they take of a GPU."""
-        cluster, (cpus, gpus, concurrency) = self._look(), self._asked
-        if gpus is None and self.gpus:
-            gpus = gpu_share(cluster, cpus, concurrency)
-        return room(cluster, cpus, self.gpus if gpus is None else gpus, concurrency)
+        self._peak = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: kept out of Tune's snapshots, which nothing reads."""
@@ -105,6 +79,25 @@ class Machines(tune.Callback):
         if time.monotonic() - self._looked > _LOOK_SECONDS:
             self._looked, self._room = time.monotonic(), room(self._look(), *self._each, self._asked[2])
         return self._room
+
+    def advice(self) -> str | None:
+        """How to have more trials at a time, where those that had a GPU each took so little that several fit."""
+        if not self._peak:
+            return None
+        share = gpu_share(machines_up(), self._each[0], self._asked[2], self._peak)
+        if share == 1:
+            return None
+        return (
+            f"Trials took up to {self._peak:.0%} of a GPU's memory each; with --gpus-per-trial {share:g} "
+            f"{int(1 / share)} share one."
+        )
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        """Takes in what part of a GPU's memory a trial took; says once what follows from the first one."""
+        first = not self._peak
+        self._peak = max([self._peak, *(row.get("gpu_share") or 0.0 for row in result.get("reports", ()))])
+        if first and (words := self.advice()):
+            self.say(words)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Looks at once and then every few seconds whether any trial runs, and says so when none can.

@@ -126,7 +126,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--budget", type=Duration(), help="Wall-clock time over all sessions, such as 45m or 2h.")
 @click.option("--concurrency", type=_COUNT, help="Trials at a time [as many as fit].")
 @click.option("--cpus-per-trial", type=_COUNT, help="Cores and threads of a trial [1].")
-@click.option("--gpus-per-trial", type=float, help="GPUs of a trial, fractions allowed [what its memory takes].")
+@click.option("--gpus-per-trial", type=float, help="GPUs of a trial, fractions allowed [1 where there are GPUs].")
 @click.option("--address", help="A running Ray cluster to use, HOST:PORT or auto [this machine alone, local].")
 @click.option(
     "--storage", default="studies", show_default=True, help="Folder for study directories, or s3://bucket/prefix."

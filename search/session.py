@@ -236,9 +236,12 @@ def _search(
             resources = machines.resources()
             machines.say = view.note
             if given.address or resources.gpus_per_trial or not is_roomy(directory, spec, resources.concurrency):
-                _check_disk(directory, spec, corpus, machines.most())
+                _check_disk(directory, spec, corpus, resources.concurrency)
             with view.shown(), halt.on_signals(view, resume), _torch_in_time(engine):
                 run_trials(engine, resources, halt, machines)
+                advice = machines.advice()
+            if advice:
+                terminal.say(advice)
 
 
 @contextlib.contextmanager

@@ -14,10 +14,10 @@ import psutil
 
 from trainables.errors import UserError
 
-# Ray counts thousandths; sums of fractions may miss a whole number by less.
+# Ray counts in ten-thousandths; sums of fractions may miss a whole number by less.
 _TOLERANCE = 1e-6
 _MEMORY_SHARE = 0.85
-# What the next configurations may take of a GPU's memory, of what the first one took; more is had by asking again.
+# Of what a trial took of a GPU's memory, for others that take more.
 _GPU_HEADROOM = 1.5
 
 
@@ -123,18 +123,16 @@ def room(cluster: Cluster, cpus_per_trial: int, gpus_per_trial: float, concurren
     return max(1, min(concurrency or possible, possible))
 
 
-def gpu_share(cluster: Cluster, cpus_per_trial: int, concurrency: int | None, peak: float = 0.0) -> float:
+def gpu_share(machines: Sequence[Machine], cpus_per_trial: int, concurrency: int | None, peak: float) -> float:
     """The part of a GPU for each of as many trials as its memory and its machine's cores have room for.
 
-    `peak` is the part of a GPU's memory that one trial was measured to take. With fewer trials at a time than that they
-    are spread over the GPUs.
+    `peak` is the part of a GPU's memory that a trial was measured to take. Thousandths are rounded down.
     """
-    machines = [machine for machine in cluster.known if machine.gpus]
-    all_gpus = sum(math.inf if machine.count is None else machine.count * machine.gpus for machine in machines)
-    by_memory = math.floor(1 / (_GPU_HEADROOM * peak)) if peak else math.inf
-    by_cores = max((machine.cpus / machine.gpus // cpus_per_trial for machine in machines), default=1)
-    wished = math.ceil(concurrency / all_gpus) if concurrency and all_gpus else math.inf
-    return 1 / max(1, min(by_memory, by_cores, wished))
+    gpus = sum(machine.gpus for machine in machines)
+    by_memory = 1 / (_GPU_HEADROOM * peak)
+    by_cores = max((machine.cpus / machine.gpus / cpus_per_trial for machine in machines if machine.gpus), default=1.0)
+    wished = math.ceil(concurrency / gpus) if concurrency and gpus else math.inf
+    return math.floor(1000 / max(1, math.floor(min(by_memory, by_cores, wished)))) / 1000
 
 
 def slots_of(machines: Sequence[Machine], cpus_per_trial: int, gpus_per_trial: float) -> int:

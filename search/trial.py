@@ -32,6 +32,7 @@ from trainables.footprint import footprint
 OBITUARY = "failure.json"
 log = logging.getLogger(__name__)
 _WATCH_SECONDS = 0.1
+_OUT_OF_GPU_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 class Trials:
@@ -78,6 +79,12 @@ class Trials:
             if reason := self._obituary():
                 return _failed(reason)
             reports = next(self._reports)
+            here = {
+                "trainable_parameters": self._size.trainable_parameters,
+                "memory_bytes": self._watch.used(),
+                "gpu_share": gpu_memory_share() if self._gpus == 1 else None,
+                "node": ray.util.get_node_ip_address(),
+            }
         except OSError as error:
             # Not the trial's fault: a full disk or a lost mount must not mark good settings as failures.
             return _aborted(f"{error.strerror or error} ({error.filename or self._folder})")
@@ -85,21 +92,16 @@ class Trials:
             return _aborted(str(error))
         except SupersededError:
             raise  # nobody waits for this worker any more
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()  # others share the GPU
-            return _failed(f"out of GPU memory: {_first_line(error)}", crowded=True)
         except MemoryError as error:
             return _failed(f"out of memory: {_first_line(error)}")
         except Exception as error:
-            return _failed(f"{type(error).__name__}: {_first_line(error)}")
+            if not _is_out_of_gpu_memory(error):
+                return _failed(f"{type(error).__name__}: {_first_line(error)}")
+            with contextlib.suppress(RuntimeError):
+                torch.cuda.empty_cache()  # others share the GPU
+            return _failed(f"out of GPU memory: {_first_line(error)}", crowded=True)
         if self._remote and (problem := self._put_away()):
             return problem
-        here = {
-            "trainable_parameters": self._size.trainable_parameters,
-            "memory_bytes": self._watch.used(),
-            "gpu_share": gpu_memory_share() if self._gpus == 1 else None,
-            "node": ray.util.get_node_ip_address(),
-        }
         return {"reports": [{**report, **here} for report in reports]}
 
     def _obituary(self) -> str | None:
@@ -205,6 +207,13 @@ def _aborted(reason: str) -> dict[str, Any]:
 def _failed(reason: str, *, crowded: bool = False) -> dict[str, Any]:
     """A result that ends the trial; where a GPU was too `crowded`, a larger share of one may help."""
     return {"lost": reason, "crowded": crowded}
+
+
+def _is_out_of_gpu_memory(error: Exception) -> bool:
+    """Whether a GPU had too little memory left; CUDA and its libraries say so in words of their own."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_GPU_MEMORY)
+    )
 
 
 def _first_line(error: BaseException) -> str:

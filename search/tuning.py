@@ -45,9 +45,8 @@ def run_trials(
         trials, concurrency = (len(engine.running), 1) if alone else (engine.to_start, resources.concurrency)
         words = "it ran nothing"
         try:
-            now = None if alone else machines
-            link = _Link(engine, replace(resources, concurrency=concurrency), trials, gpus, now)
-            _fit(link, halted, now)
+            link = _Link(engine, replace(resources, concurrency=concurrency), trials, gpus)
+            _fit(link, halted, None if alone else machines)
             alone = False
         except _OutOfMemoryError as error:
             running = engine.requeue()
@@ -142,19 +141,10 @@ class _Link:
     """Between Tune's trial ids and the engine's trials. An error here must stop the search, not be lost in it.
 
     `left` is how many trials may still be started; `gpus` what those take that did not fit in a trial's share of one.
-    `machines` know that share where it is measured.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        resources: Resources,
-        left: int,
-        gpus: dict[int, float],
-        machines: Machines | None = None,
-    ) -> None:
-        self.engine, self.resources, self.left, self.gpus, self._machines = engine, resources, left, gpus, machines
-        self._taken: dict[int, float] = {}
+    def __init__(self, engine: Engine, resources: Resources, left: int, gpus: dict[int, float]) -> None:
+        self.engine, self.resources, self.left, self.gpus = engine, resources, left, gpus
         self.mark = mark(engine.journal.directory)
         self.numbers: dict[str, int] = {}
         self.deaths, self.losses = Counter[int](), Counter[int]()
@@ -173,7 +163,6 @@ class _Link:
             return None
         self.numbers[trial_id] = trial.number
         self.left -= 1
-        self._taken[trial.number] = self._share(trial.number)
         return {
             "point": self.engine.spec.point(trial.params, trial.baseline, trial.seed),
             "study": str(self.engine.journal.directory.absolute()),
@@ -183,7 +172,7 @@ class _Link:
             "reported": trial.epoch,
             "rungs": self.engine.spec.rungs,
             "memory_bytes": self.resources.memory_bytes,
-            "gpus": self._taken[trial.number],
+            "gpus": self.gpus.get(trial.number, self.resources.gpus_per_trial),
         }
 
     def decide(self, trial_id: str, result: dict[str, Any]) -> Decision:
@@ -209,41 +198,21 @@ class _Link:
             if self.engine.trials[number].epoch > before:
                 # Only what happens again and again at the same epoch tells against the trial.
                 self.deaths[number] = self.losses[number] = 0
-            return Decision.STOP if decision is Decision.CONTINUE and self._moves(number, result) else decision
+            return decision
         except Exception as error:
             self.abort = error
             return Decision.STOP
 
-    def _share(self, number: int) -> float:
-        """What a trial takes of the GPUs, from its next start on."""
-        each = self._machines.gpus if self._machines else self.resources.gpus_per_trial
-        return max(self.gpus.get(number, 0.0), each)
-
-    def _moves(self, number: int, result: dict[str, Any]) -> bool:
-        """Whether a trial goes on elsewhere, with its share of a GPU instead of all of it, now that this is known."""
-        peak = result["reports"][-1].get("gpu_share")
-        if self._machines is None or peak is None:
-            return False
-        self._machines.measured(peak)
-        if self._share(number) >= self._taken[number]:
-            return False
-        self._again(number)
-        return True
-
     def _enlarge(self, number: int) -> bool:
         """Has a trial that ran out of a shared GPU's memory go on with twice the share; False where none is shared."""
-        share = self._taken[number]
+        share = self.gpus.get(number, self.resources.gpus_per_trial)
         if not 0 < share < 1:
             return False
         self.gpus[number] = min(1.0, 2 * share)
         log.warning("Trial %s ran out of GPU memory; it goes on with %g of a GPU", number, self.gpus[number])
-        self._again(number)
-        return True
-
-    def _again(self, number: int) -> None:
-        """Makes a trial the next one to start, from where it is."""
         self.engine.put_back(number)
         self.left += 1
+        return True
 
     def lost(self, trial_id: str, words: str) -> int:
         """Takes in why Ray says that a worker was lost; what Tune is to count as failures since the last epoch.
@@ -273,7 +242,8 @@ class _Link:
             elif self.losses[number] > NODE_RETRIES:
                 self.engine.fail(number, f"the node that it ran on was lost {self.losses[number]} times")
             else:
-                self._again(number)
+                self.engine.put_back(number)
+                self.left += 1
         except Exception as problem:
             self.abort = problem
 
@@ -299,7 +269,8 @@ class _Asking(_Unsaved, Searcher):
             return None
         found = self._link.suggest(trial_id)
         if found is None:
-            return Searcher.FINISHED  # type: ignore[return-value]
+            # Tune never asks again once it is told so, but what runs may have to be started once more.
+            return None if self._live else Searcher.FINISHED  # type: ignore[return-value]
         self._live.add(trial_id)
         return found
 

@@ -27,9 +27,11 @@ from trainables.corpora import store
 from trainables.features import picture, waveform
 from trainables.files import cache_folder, prepared_bytes, replace_file
 
-# Nothing goes that was asked for since. Another host may map it, where hosts share a disk, and would lose it; and what
-# does not fit beside it would push it out in turn.
+# Nothing goes that was asked for since: what does not fit beside it would push it out in turn, and be pushed out. Where
+# hosts share the disk, what another one maps would be lost to it.
 _IN_USE_SECONDS = 3600.0
+# Whoever holds a lock for longer, perhaps stopped, is not waited for.
+_WAIT_SECONDS = 3600.0
 log = logging.getLogger(__name__)
 
 
@@ -48,8 +50,8 @@ def shared(depends_on: Iterable[bytes], make: Callable[[], Tensor]) -> Tensor:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Sixteen locks for all: a lock of a key's own could never be removed.
-            stack.enter_context(FileLock(path.with_name(f".making-{path.name[0]}.lock")))
-        except (OSError, NotImplementedError) as error:
+            stack.enter_context(_lock(path.with_name(f".making-{path.name[0]}.lock")))
+        except OSError as error:
             return _unshared(make(), path, error)
         found = _read(path)
         if found is None:
@@ -63,10 +65,14 @@ def shared(depends_on: Iterable[bytes], make: Callable[[], Tensor]) -> Tensor:
     return found
 
 
-def _unshared(values: Tensor, path: Path, error: Exception) -> Tensor:
-    words = getattr(error, "strerror", None) or error
-    log.warning("Prepared inputs are not shared: %s (%s)", words, path.parent)
+def _unshared(values: Tensor, path: Path, error: OSError) -> Tensor:
+    log.warning("Prepared inputs are not shared: %s (%s)", error.strerror or error, path.parent)
     return values
+
+
+def _lock(path: Path) -> FileLock:
+    """A lock that raises OSError where the disk knows none, or another holds it for too long."""
+    return FileLock(path, timeout=_WAIT_SECONDS, fallback_to_soft=False)
 
 
 def _key(depends_on: Iterable[bytes]) -> str:
@@ -110,7 +116,7 @@ def _write(path: Path, values: Tensor) -> None:
             np.save(file, values.numpy())
 
     # One at a time: together they would take more than what is left for one.
-    with FileLock(path.with_name(".writing.lock")):
+    with _lock(path.with_name(".writing.lock")):
         _make_room(path.parent, values.nbytes)
         replace_file(path, write)
 

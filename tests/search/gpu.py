@@ -1,4 +1,4 @@
-"""A study on a Ray that is told of a GPU: `python -m tests.search.gpu CORPUS STUDY FAULTS GPUS_PER_TRIAL|measured`."""
+"""A study on a Ray that is told of a GPU: `python -m tests.search.gpu CORPUS STUDY FAULTS GPUS_PER_TRIAL`."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from trainables.config import DataConfig
 
 
 def main() -> None:
-    """Prints per trial its fault, its end and the last epoch."""
+    """Prints what was said, then per trial its fault, its end and the last epoch."""
     corpus, study, faults, gpus = sys.argv[1:]
     data = DataConfig(
         corpus=corpus,
@@ -42,11 +42,10 @@ def main() -> None:
         runtime_env={"env_vars": {"PYTHONPATH": root, "ETUDE_CACHE": os.environ["ETUDE_CACHE"]}},
     )
     engine = Engine(spec, Journal(Path(study)))
-    if gpus == "measured":
-        machines = Machines(1, None, None)
-        run_trials(engine, machines.resources(), lambda: False, machines)
-    else:
-        run_trials(engine, Resources(1, float(gpus), 2), lambda: False)
+    said: list[str] = []
+    machines = Machines(1, float(gpus), 2, say=said.append)
+    run_trials(engine, Resources(1, float(gpus), 2), lambda: False, machines)
+    print(json.dumps(said))
     print(json.dumps([(trial.params["fault"], trial.state, trial.epoch, trial.reason) for trial in engine.trials]))
 
 

@@ -15,15 +15,21 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
-def run(
-    corpus: Path, study: Path, faults: str, gpus: float | str, cache: Path
-) -> list[tuple[str, str, int, str | None]]:
+def run(corpus: Path, folder: Path, faults: str, gpus: float, cache: Path) -> list[tuple[str, str, int, str | None]]:
     """Fault, state, last epoch and reason of each trial."""
-    command = [sys.executable, "-m", "tests.search.gpu", f"nsynth:{corpus}", str(study), faults, str(gpus)]
+    return study(corpus, folder, faults, gpus, cache)[0]
+
+
+def study(
+    corpus: Path, folder: Path, faults: str, gpus: float, cache: Path
+) -> tuple[list[tuple[str, str, int, str | None]], list[str]]:
+    """The same, and what was said."""
+    command = [sys.executable, "-m", "tests.search.gpu", f"nsynth:{corpus}", str(folder), faults, str(gpus)]
     environment = {**os.environ, "ETUDE_CACHE": str(cache)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return [tuple(row) for row in json.loads(done.stdout.splitlines()[-1])]
+    said, trials = map(json.loads, done.stdout.splitlines()[-2:])
+    return [tuple(row) for row in trials], said
 
 
 def test_a_trial_that_does_not_fit_in_its_share_goes_on_with_a_larger_one(
@@ -39,17 +45,11 @@ def test_a_trial_that_does_not_fit_in_its_share_goes_on_with_a_larger_one(
     assert sorted(epochs) == [(trial, epoch) for trial in range(5) for epoch in (1, 2, 3)]
 
 
-def test_trials_share_a_gpu_once_the_first_was_measured(tiny_corpus: Path, tmp_path: Path, cache: Path) -> None:
-    """The first goes on with its share from where it is, so that others begin beside it."""
-    trials = run(tiny_corpus, tmp_path, "small", "measured", cache)
+def test_a_study_says_how_many_trials_could_share_a_gpu(tiny_corpus: Path, tmp_path: Path, cache: Path) -> None:
+    trials, said = study(tiny_corpus, tmp_path, "small", 1, cache)
     assert [(state, epoch) for _, state, epoch, _ in trials] == [("complete", 3)] * 5
-    rows = sorted((*read_rows(tmp_path / EPOCHS), *read_rows(tmp_path / TRIALS)), key=lambda row: row["seq"])
-    events = [(row["event"], row["trial"]) for row in rows]
-    assert events.index(("started", 1)) < events.index(("ended", 0)), "beside the first, not after it"
-    epochs = [(row["trial"], row["epoch"], row["gpu_share"]) for row in rows if row["event"] == "epoch"]
-    assert epochs[0] == (0, 1, 0.25)
-    assert {share for trial, _, share in epochs if trial} == {None}, "others had a share from the beginning"
-    assert sorted((trial, epoch) for trial, epoch, _ in epochs) == [(t, e) for t in range(5) for e in (1, 2, 3)]
+    assert said == ["Trials took up to 25% of a GPU's memory each; with --gpus-per-trial 0.5 2 share one."]
+    assert {row["gpu_share"] for row in read_rows(tmp_path / EPOCHS)} == {0.25}
 
 
 def test_a_trial_that_does_not_fit_in_a_whole_gpu_fails_alone(tiny_corpus: Path, tmp_path: Path, cache: Path) -> None:

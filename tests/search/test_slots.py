@@ -207,49 +207,38 @@ def test_there_is_room_for_more_trials_as_machines_come_and_for_fewer_as_they_go
 
 
 @pytest.mark.parametrize(
-    ("cluster", "cpus", "concurrency", "peak", "trials"),
+    ("up", "cpus", "concurrency", "peak", "share"),
     [
-        (Cluster((Machine(16, 1),)), 1, None, 0.1, 6),  # half as much again is left to those that take more
-        (Cluster((Machine(16, 1),)), 1, None, 0.7, 1),
-        (Cluster((ONE_GPU,)), 1, None, 0.01, 4),
-        (Cluster((ONE_GPU,)), 2, None, 0.01, 2),
-        (Cluster((ONE_GPU,)), 1, 3, 0.01, 3),
-        (Cluster((ONE_GPU,)), 1, None, 0.0, 4),
-        (Cluster((Machine(2, 4),)), 1, None, 0.01, 1),
-        (Cluster((HEAD, FOUR_GPUS)), 1, 4, 0.01, 1),  # a GPU each
-        (Cluster((HEAD, FOUR_GPUS)), 1, 6, 0.01, 2),
-        (Cluster((HEAD,), (Machine(8, 1, None),), workers=9), 1, 6, 0.01, 1),
-        (Cluster((HEAD,), (Machine(8, 1, 2),), workers=9), 1, 6, 0.01, 3),
-        (Cluster((HEAD,)), 1, 6, 0.01, 1),  # its machine went
+        ((Machine(16, 1),), 1, None, 0.1, 0.166),  # half as much again is left to those that take more
+        ((Machine(16, 1),), 1, None, 0.7, 1),
+        ((ONE_GPU,), 1, None, 0.01, 0.25),
+        ((ONE_GPU,), 2, None, 0.01, 0.5),
+        ((ONE_GPU,), 1, 3, 0.01, 0.333),
+        ((Machine(2, 4),), 1, None, 0.01, 1),
+        ((HEAD, FOUR_GPUS), 1, 4, 0.01, 1),  # a GPU each
+        ((HEAD, FOUR_GPUS), 1, 6, 0.01, 0.5),
+        ((HEAD, CPUS), 1, 6, 0.01, 1),  # its machine went
     ],
 )
-def test_trials_share_a_gpu_as_its_memory_and_cores_allow(
-    cluster: Cluster, cpus: int, concurrency: int | None, peak: float, trials: int
+def test_as_many_trials_fit_on_a_gpu_as_its_memory_and_cores_allow(
+    up: tuple[Machine, ...], cpus: int, concurrency: int | None, peak: float, share: float
 ) -> None:
-    assert gpu_share(cluster, cpus, concurrency, peak) == 1 / trials
+    assert gpu_share(up, cpus, concurrency, peak) == share
+    assert sum(machine.slots(cpus, share) for machine in up) >= sum(machine.slots(cpus, 1.0) for machine in up)
 
 
-def test_a_gpu_is_shared_once_it_is_known_what_a_trial_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    fleet = Fleet(monkeypatch, None, HEAD, FOUR_GPUS)
-    found = fleet.machines(cpus=2)
-    assert found.resources().concurrency == 4 and found.gpus == 1 and found.most() == 8
-    found.measured(0.2)
-    assert found.gpus == 0.5 and found.room() == 8
-    assert fleet.said == ["A trial takes 20% of a GPU's memory; up to 2 share one from here on."]
-    found.measured(0.9)
-    assert found.gpus == 0.5 and found.room() == 8 and len(fleet.said) == 1
-
-
-@pytest.mark.parametrize(("gpus", "peak"), [(1.0, 0.01), (0.5, 0.01), (None, 0.5)])
-def test_a_gpu_is_not_shared_otherwise_than_was_said_or_would_fit(
-    gpus: float | None, peak: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fleet = Fleet(monkeypatch, None, HEAD, FOUR_GPUS)
-    found = fleet.machines(gpus=gpus)
-    before = found.resources().concurrency
-    assert gpus is None or found.most() == before
-    found.measured(peak)
-    assert found.gpus == (gpus or 1) and found.room() == before and fleet.said == []
+def test_what_trials_took_of_a_gpu_says_how_many_could_share_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(monkeypatch, None, HEAD, Machine(16, 1))
+    found = fleet.machines()
+    found.resources()
+    for peak in (None, 0.1, 0.2):
+        found.on_trial_result(1, [], None, {"reports": [{"gpu_share": None}, {"gpu_share": peak}]})
+    found.on_trial_result(1, [], None, {"lost": "why"})
+    words = "Trials took up to {} of a GPU's memory each; with --gpus-per-trial {} {} share one."
+    assert fleet.said == [words.format("10%", 0.166, 6)], "once, when it is first known"
+    assert found.advice() == words.format("20%", 0.333, 3)
+    found.on_trial_result(1, [], None, {"reports": [{"gpu_share": 0.6}]})
+    assert found.advice() is None
 
 
 def test_that_no_machine_runs_a_trial_is_said_and_that_one_does_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,32 @@ def test_what_a_trial_takes_of_a_gpu_is_told_where_nobody_else_is_on_it(
     assert trials.step()["reports"][0]["gpu_share"] == reported
 
 
+@pytest.mark.parametrize(
+    ("error", "crowded"),
+    [
+        (trial.torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("CUDA error: out of memory\nCompile with ..."), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("shapes cannot be multiplied"), False),
+        (ValueError("CUDA error: out of memory"), False),
+    ],
+)
+def test_a_crowded_gpu_is_told_from_other_errors(
+    error: Exception, crowded: bool, trials: trial.Trials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only then may a larger share help."""
+
+    def fail(self: trial.Trials, given: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
+        raise error
+        yield []
+
+    monkeypatch.setattr(trial.Trials, "_train", fail)
+    trials.begin(given(tmp_path))
+    found = trials.step()
+    assert found["crowded"] is crowded
+    assert found["lost"].startswith("out of GPU memory: " if crowded else f"{type(error).__name__}: ")
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_worker_gives_back_what_it_keeps_before_it_ends_itself(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it keeps for the next step may be more than its share, without anything being lost."""

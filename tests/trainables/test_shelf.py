@@ -1,5 +1,7 @@
 """Prepared inputs on the disk: computed once, mapped by all, and nothing depends on the files."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from trainables import files, shelf
@@ -149,8 +152,8 @@ def test_what_is_odd_in_the_folder_is_no_hindrance(folder: Path, monkeypatch: py
     (folder / "folder").mkdir()
     half = folder / f".{file_of(folder, b'x').name}.0123"
     half.write_bytes(bytes(4 * MB))
-    for path in (folder / "folder", half):
-        unused(path)
+    unused(folder / "folder", 1)
+    unused(half)
     lstat = Path.lstat
 
     def gone_meanwhile(path: Path) -> os.stat_result:
@@ -195,12 +198,25 @@ def test_who_asks_while_another_computes_waits_for_it(folder: Path) -> None:
 def test_where_nothing_can_be_locked_everyone_computes(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: shelf.FileLock) -> None:
-        raise NotImplementedError("FileSystem does not appear to support flock")
+    def refuse(file: int, how: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr(shelf.FileLock, "_acquire", refuse)
-    assert torch.equal(shelf.shared([b"a"], numbers()), numbers()())
-    assert "does not appear to support flock" in caplog.text
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for _ in range(2):
+        assert torch.equal(shelf.shared([b"a"], numbers()), numbers()())
+    assert caplog.text.count("Prepared inputs are not shared: Function not implemented") == 2
+    assert not list(folder.glob("*.npy"))
+
+
+def test_a_lock_that_is_held_for_ever_is_not_waited_for(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shelf, "_WAIT_SECONDS", 0.05)
+    folder.mkdir()
+    for name, made in ((f".making-{file_of(folder, b'a').name[0]}.lock", b"a"), (".writing.lock", b"b")):
+        with FileLock(folder / name):
+            assert torch.equal(shelf.shared([made], numbers()), numbers()())
+    assert caplog.text.count("Prepared inputs are not shared: The file lock") == 2
 
 
 def test_those_that_were_not_asked_for_the_longest_go_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
