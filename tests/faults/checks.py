@@ -17,7 +17,7 @@ from trainables import data, loop
 from trainables.config import TrialConfig
 from trainables.files import read_json
 
-VOLATILE = ("seq", "time", "epoch_seconds", "memory_bytes", "trainable_parameters", "node")
+VOLATILE = ("seq", "time", "epoch_seconds", "memory_bytes", "gpu_share", "trainable_parameters", "node")
 
 
 @dataclass(frozen=True)
