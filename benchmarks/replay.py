@@ -378,31 +378,18 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--only", nargs="*", choices=STRATEGIES, default=STRATEGIES, help="these searches alone")
     given = parser.parse_args()
-    families: dict[str, list[npt.NDArray[np.float64]]] = {strategy: [] for strategy in given.only}
+    rng = np.random.default_rng(0)
     for family in sorted(pd.read_parquet(TABLE, columns=["family"])["family"].unique()):
-        _print_head(f"{family}: mean regret (95 % interval of the mean) after so many epochs, {given.repeats} runs")
+        print(f"\n{family}: mean regret (95 % interval of the mean) after so many epochs, {given.repeats} runs\n")
+        print(f"| search | {' | '.join(map(str, BUDGETS))} |\n|---|{'--:|' * len(BUDGETS)}", flush=True)
         for strategy in given.only:
             with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
                 jobs = [pool.submit(replay, family, strategy, seed, given.slots) for seed in range(given.repeats)]
                 found = np.array([job.result() for job in jobs])
-            families[strategy].append(found)
-            _print_row(strategy, found)
-    _print_head("all families: the mean of their regrets")
-    for strategy, each in families.items():
-        _print_row(strategy, np.mean(each, axis=0))
-
-
-def _print_head(title: str) -> None:
-    print(f"\n{title}\n\n| search | {' | '.join(map(str, BUDGETS))} |\n|---|{'--:|' * len(BUDGETS)}", flush=True)
-
-
-def _print_row(strategy: str, found: npt.NDArray[np.float64]) -> None:
-    """The means of runs `(runs, budgets)` and their bootstrap intervals."""
-    rng = np.random.default_rng(0)
-    means = found[rng.integers(len(found), size=(4000, len(found)))].mean(1)
-    low, high = np.quantile(means, [0.025, 0.975], axis=0)
-    cells = [f"{m:.3f} ({a:.3f}–{b:.3f})" for m, a, b in zip(found.mean(0), low, high, strict=True)]
-    print(f"| {strategy} | {' | '.join(cells)} |", flush=True)
+            means = found[rng.integers(given.repeats, size=(4000, given.repeats))].mean(1)
+            low, high = np.quantile(means, [0.025, 0.975], axis=0)
+            cells = [f"{m:.3f} ({a:.3f}–{b:.3f})" for m, a, b in zip(found.mean(0), low, high, strict=True)]
+            print(f"| {strategy} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
