@@ -53,7 +53,7 @@ class Saver:
         """Saves the best weights, where better ones came since the last save, and the state.
 
         What may become the study's result waits for the disk. The state, three times as large, does so every ten
-        seconds: what an earlier one is good for is trained again sooner than all trials have waited for theirs.
+        seconds of training, which is what a power cut may cost.
         """
         began = time.monotonic()
         if self._best is not None:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -64,25 +65,9 @@ def without_initial_weights(config: TrialConfig) -> TrialConfig:
     return replace(config, model=replace(config.model, weights_file=""))
 
 
-def train(
-    config: TrialConfig,
-    data: TrialData,
-    folder: Path | None = None,
-    check: Callable[[], object] = lambda: None,
-    rungs: Collection[int] = (),
-    before_epoch: Callable[[], object] = lambda: None,
-) -> Iterator[EpochReport]:
-    """Trains to `max_epochs`, yielding one report per epoch, or until it diverges or its patience ends.
-
-    With a `folder` each epoch is saved there before it is reported, short ones several at once: `checkpoint.Saver`
-    says when. None after an epoch in `rungs`, where the caller may stop, is begun before that one is reported. Started
-    again with the same folder, the generator yields the same reports from the first on, those of saved epochs without
-    any work. Every random number derives from the seed and the epoch, so a resumed run equals an uninterrupted one.
-    `check` is called before each file is put in its place, `before_epoch` before each epoch; they raise where the
-    folder is no longer this run's.
-    """
-    for reports in train_by_save(config, data, folder, check, rungs, before_epoch):
-        yield from reports
+def train(config: TrialConfig, data: TrialData, folder: Path | None = None) -> Iterator[EpochReport]:
+    """The reports of `train_by_save` one by one, for callers that train to the end."""
+    return chain.from_iterable(train_by_save(config, data, folder))
 
 
 def train_by_save(
@@ -93,7 +78,15 @@ def train_by_save(
     rungs: Collection[int] = (),
     before_epoch: Callable[[], object] = lambda: None,
 ) -> Iterator[list[EpochReport]]:
-    """As `train`, but the reports of epochs that were saved together come together."""
+    """Trains to `max_epochs`, yielding a report per epoch, or until it diverges or its patience ends.
+
+    With a `folder` each epoch is saved there before it is reported, short ones several at once: `checkpoint.Saver`
+    says when, and their reports come together. None after an epoch in `rungs`, where the caller may stop, is begun
+    before that one is reported. Started again with the same folder, the generator yields the same reports from the
+    first on, those of saved epochs without any work. Every random number derives from the seed and the epoch, so a
+    resumed run equals an uninterrupted one. `check` is called before each file is put in its place, `before_epoch`
+    before each epoch; they raise where the folder is no longer this run's.
+    """
     torch.set_num_threads(config.threads)
     run = _Run(config, data)
     if folder is not None and (state := checkpoint.load_state(folder, config.identity)):

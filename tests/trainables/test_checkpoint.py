@@ -130,9 +130,6 @@ def test_a_state_that_was_cut_off_is_not_used(tmp_path: Path) -> None:
         assert checkpoint.load_state(tmp_path, "mine") is None, length
 
 
-# --- weights -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("at", [0.2, 0.5, 0.8])
 def test_a_state_with_holes_is_not_used(tmp_path: Path, at: float) -> None:
     """As a power cut leaves a file that was as long as this, but not all on the disk."""
@@ -141,6 +138,9 @@ def test_a_state_with_holes_is_not_used(tmp_path: Path, at: float) -> None:
         file.seek(int(at * (tmp_path / STATE).stat().st_size))
         file.write(bytes(4096))
     assert checkpoint.load_state(tmp_path, "mine") is None
+
+
+# --- weights -----------------------------------------------------------------------------------
 
 
 def test_weights_come_back_with_buffers_and_what_is_frozen(tmp_path: Path) -> None:

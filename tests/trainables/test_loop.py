@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def run(config: TrialConfig, data: TrialData, folder: Path | None = None) -> lis
 def part_of_run(config: TrialConfig, data: TrialData, folder: Path, epochs: int) -> list[loop.EpochReport]:
     """The first epochs of more, after which the folder holds all that the next one depends on."""
     longer = replace(config, training=replace(config.training, max_epochs=epochs + 1))
-    return list(islice(loop.train(longer, data, folder, rungs=(epochs,)), epochs))
+    return list(islice(chain.from_iterable(loop.train_by_save(longer, data, folder, rungs=(epochs,))), epochs))
 
 
 def everything(data: TrialData, name: str) -> tuple[Tensor, Tensor]:
@@ -249,7 +249,7 @@ def test_resuming_after_any_epoch_changes_nothing(
     config, data = tiny_config(max_epochs=8, **changes), tiny_data(noise=2.5)
 
     def train(folder: Path, epochs: int) -> list[loop.EpochReport]:
-        return list(islice(loop.train(config, data, folder, rungs=(7,)), epochs))
+        return list(islice(chain.from_iterable(loop.train_by_save(config, data, folder, rungs=(7,))), epochs))
 
     train(tmp_path / "whole", 7)
     before_the_last = {name: _saved(tmp_path / "whole", name) for name in (STATE, "best")}
@@ -328,7 +328,8 @@ def test_no_epoch_is_reported_before_it_is_saved_nor_one_begun_before_a_rung_is_
     data = with_inputs(data, "tune", counted)
     seen = []
     begun: list[None] = []
-    for report in loop.train(config, data, tmp_path, rungs=(3, 5), before_epoch=lambda: begun.append(None)):
+    saves = loop.train_by_save(config, data, tmp_path, rungs=(3, 5), before_epoch=lambda: begun.append(None))
+    for report in chain.from_iterable(saves):
         state = torch.load(tmp_path / STATE, weights_only=True)
         assert [saved["epoch"] for saved in state["reports"]][report.epoch - 1] == report.epoch
         assert state["reports"][-1]["best_epoch"] == report.best_epoch or report.epoch < state["reports"][-1]["epoch"]

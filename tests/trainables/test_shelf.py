@@ -81,7 +81,7 @@ def test_another_state_of_the_code_or_torch_computes_its_own(folder: Path, monke
 def test_the_code_is_imported_by_the_time_it_is_looked_at() -> None:
     """Otherwise a worker might prepare inputs with a later state of it."""
     program = (
-        "import builtins, pathlib, sys; read = pathlib.Path.read_bytes; seen = []\n"
+        "import pathlib, sys; read = pathlib.Path.read_bytes; seen = []\n"
         "pathlib.Path.read_bytes = lambda path: (seen.append(str(path)), read(path))[1]\n"
         "import trainables.shelf, trainables.data\n"
         "print(*(path for path in seen if path.endswith('.py')))\n"
