@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from analysis.predict import run
+from trainables.corpora.wording import counted
 from trainables.files import from_home
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def _command(locations: tuple[str, ...], output: Path | None) -> None:
     started = time.perf_counter()
     with _progress() as listen:
         page = report.write(studies, output, listen)
-    click.echo(f"{len(studies.studies)} studies, {len(studies.trials)} trials; {time.perf_counter() - started:.0f} s.")
+    what = f"{counted(len(studies.studies), 'study', 'studies')}, {counted(len(studies.trials), 'trial', 'trials')}"
+    click.echo(f"{what}; {time.perf_counter() - started:.0f} s.")
     click.echo(f"The report is {page}")
 
 

@@ -63,7 +63,10 @@ EPOCH_COLUMNS: dict[str, tuple[str, str]] = {
     },
     "epoch_seconds": ("Float64", "the time it took"),
     "memory_bytes": ("Int64", "the memory of its process afterwards, with what it keeps for its next trials"),
-    "gpu_share": ("Float64", "the part of a GPU's memory that the trial took so far, while it had one for itself"),
+    "gpu_share": (
+        "Float64",
+        "the part of a GPU's memory that the trial took up to its last save, while it had one for itself",
+    ),
     "node": ("str", "the machine that it ran on"),
     "rung": ("Int64", "the epoch's number where trials were compared there, else missing"),
     "decision": ("str", "continue, stop, complete or fail"),

@@ -61,9 +61,9 @@ def compare(given: Options, terminal: Terminal) -> int:
 
 def say_corpus(corpus: options.Corpus, terminal: Terminal) -> None:
     """One line on the data, and one for each thing that the user should know about it."""
-    parts = ", ".join(f"{name} {row['clips']} of {row['groups']}" for name, row in corpus.split.summary.items())
+    parts = ", ".join(f"{name} {row['clips']} in {row['groups']}" for name, row in corpus.split.summary.items())
     classes = f"{len(corpus.split.classes)} classes of {corpus.data.task}"
-    terminal.say(f"{corpus.data.corpus}: {classes}; clips of groups (instruments, artists, …): {parts}")
+    terminal.say(f"{corpus.data.corpus}: {classes}; clips in groups (instruments, artists or single clips): {parts}")
     if corpus.store is None:
         terminal.say("The audio is not decoded yet; unusable recordings will be left out when it is.")
     else:

@@ -23,9 +23,14 @@ def checkpoint_bytes(spec: StudySpec, parameters: int, slots: int) -> int:
     return parameters * (live * _CHECKPOINT_BYTES_PER_PARAMETER + kept * _WEIGHTS_BYTES_PER_PARAMETER)
 
 
-def check_disk(folder: Path, needed_bytes: int) -> None:
-    """Raises UserError where a study's checkpoints would not fit."""
-    free, needed = free_bytes(folder), needed_bytes + _spare(folder)
+def needed_bytes(folder: Path, checkpoints: int) -> int:
+    """What must be free in a study's `folder` for so many bytes of checkpoints and all that lies beside them."""
+    return checkpoints + _spare(folder)
+
+
+def check_disk(folder: Path, checkpoints: int) -> None:
+    """Raises UserError where a study with so many bytes of checkpoints would not fit."""
+    free, needed = free_bytes(folder), needed_bytes(folder, checkpoints)
     if free < needed:
         raise UserError(
             f"The study needs about {needed / 1e9:.1f} GB of disk, but {folder} has "

@@ -84,20 +84,17 @@ class Machines(tune.Callback):
         """How to have more trials at a time, where those that had a GPU each took so little that several fit."""
         if not self._peak:
             return None
-        share = gpu_share(machines_up(), self._each[0], self._asked[2], self._peak)
-        if share == 1:
+        share, trials = gpu_share(machines_up(), self._each[0], self._asked[2], self._peak)
+        if trials == 1:
             return None
         return (
             f"Trials took up to {self._peak:.0%} of a GPU's memory each; with --gpus-per-trial {share:g} "
-            f"{int(1 / share)} share one."
+            f"{trials} share one."
         )
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        """Takes in what part of a GPU's memory a trial took; says once what follows from the first one."""
-        first = not self._peak
+        """Takes in what part of a GPU's memory a trial took."""
         self._peak = max([self._peak, *(row.get("gpu_share") or 0.0 for row in result.get("reports", ()))])
-        if first and (words := self.advice()):
-            self.say(words)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Looks at once and then every few seconds whether any trial runs, and says so when none can.

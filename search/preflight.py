@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 import spaces
-from search.disk import checkpoint_bytes, free_bytes
+from search.disk import checkpoint_bytes, free_bytes, needed_bytes
 from search.options import Corpus, Options
 from search.progress import duration
 from search.searcher import Sampler
@@ -94,7 +94,7 @@ def plan(spec: StudySpec, corpus: Corpus, given: Options, directory: Path) -> di
         "estimated_seconds": seconds / slots,
         "budget_epochs": int(given.budget * slots * epochs / seconds) if given.budget and seconds else None,
         "disk_bytes": corpora.corpus_disk_needed(spec.data.corpus)
-        + checkpoint_bytes(spec, most_parameters(spec, corpus), slots),
+        + needed_bytes(directory, checkpoint_bytes(spec, most_parameters(spec, corpus), slots)),
         "disk_free_bytes": free_bytes(directory),
         "memory_bytes": slots * max(row["memory_bytes"] for row in measured.values() if row["fits"] or not sampled),
         "memory_share_bytes": share,

@@ -55,8 +55,9 @@ class Terminal:
             yield
 
     def say(self, text: str) -> None:
-        """One line, unstyled."""
-        self.console.print(Text(printable(text)))
+        """One line, unstyled; a reader that has gone stops nothing."""
+        with contextlib.suppress(OSError, SystemExit):  # Rich makes an exit of a broken pipe
+            self.console.print(Text(printable(text)))
 
 
 @contextlib.contextmanager
@@ -198,7 +199,6 @@ class View:
             self.tally.add(row)
         self.tally.recent.clear()
         self._note = ""
-        self._heard = True
         self._live = Live(
             get_renderable=self._render,
             console=terminal.console,
@@ -230,13 +230,10 @@ class View:
             self._terminal.say(text)
 
     def row(self, row: Row) -> None:
-        """Takes in one row and, where there is no terminal, says it; a reader that has gone stops nothing."""
+        """Takes in one row and, where there is no terminal, says it."""
         self.tally.add(row)
-        if not self._terminal.console.is_terminal and self._heard and (line := self._line(row)):
-            try:
-                self._terminal.say(line)
-            except (OSError, SystemExit):  # Rich makes an exit of a broken pipe
-                self._heard = False
+        if not self._terminal.console.is_terminal and (line := self._line(row)):
+            self._terminal.say(line)
 
     def _line(self, row: Row) -> str | None:
         if row["event"] not in ("started", "epoch", "ended"):

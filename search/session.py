@@ -59,7 +59,7 @@ class Halt:
                 view.leave(resume)
                 os._exit(130)
             self.interrupted = True
-            view.note("Stopping: an epoch in flight that ends within seconds is kept. Once more stops at once.")
+            view.note("Stopping: takes up to ten seconds, in which what was trained is saved. Once more stops at once.")
 
         if threading.current_thread() is not threading.main_thread():
             yield

@@ -19,6 +19,8 @@ _TOLERANCE = 1e-6
 _MEMORY_SHARE = 0.85
 # Of what a trial took of a GPU's memory, for others that take more.
 _GPU_HEADROOM = 1.5
+_GPU_PARTS = 10_000  # Ray counts in them
+_TRIALS_PER_GPU = 99  # of more, the parts rounded down would have room for one more
 
 
 @dataclass(frozen=True)
@@ -123,16 +125,19 @@ def room(cluster: Cluster, cpus_per_trial: int, gpus_per_trial: float, concurren
     return max(1, min(concurrency or possible, possible))
 
 
-def gpu_share(machines: Sequence[Machine], cpus_per_trial: int, concurrency: int | None, peak: float) -> float:
-    """The part of a GPU for each of as many trials as its memory and its machine's cores have room for.
+def gpu_share(
+    machines: Sequence[Machine], cpus_per_trial: int, concurrency: int | None, peak: float
+) -> tuple[float, int]:
+    """The part of a GPU for each of as many trials as its memory and its machine's cores have room for, and how many.
 
-    `peak` is the part of a GPU's memory that a trial was measured to take. Thousandths are rounded down.
+    `peak` is the part of a GPU's memory that a trial was measured to take.
     """
     gpus = sum(machine.gpus for machine in machines)
     by_memory = 1 / (_GPU_HEADROOM * peak)
     by_cores = max((machine.cpus / machine.gpus / cpus_per_trial for machine in machines if machine.gpus), default=1.0)
     wished = math.ceil(concurrency / gpus) if concurrency and gpus else math.inf
-    return math.floor(1000 / max(1, math.floor(min(by_memory, by_cores, wished)))) / 1000
+    trials = max(1, math.floor(min(by_memory, by_cores, wished, _TRIALS_PER_GPU)))
+    return math.floor(_GPU_PARTS / trials) / _GPU_PARTS, trials
 
 
 def slots_of(machines: Sequence[Machine], cpus_per_trial: int, gpus_per_trial: float) -> int:

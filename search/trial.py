@@ -1,4 +1,4 @@
-"""What a worker process does: one trial after another, one epoch per step.
+"""What a worker process does: one trial after another, a step for all epochs that are saved together.
 
 All it needs to go on with a trial lies in the trial's checkpoint folder, so a restarted worker, a resumed study
 and an undisturbed run are the same to it.
@@ -38,10 +38,10 @@ _OUT_OF_GPU_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
 class Trials:
     """The trials of one worker process, whose memory `memory_bytes` bounds; None means its share of the node.
 
-    Of what a trial is given, `point` is what its configuration is made of, `folder` that of its checkpoint, `remote`
-    the address of the latter in an object store, if the study lies in one. `mark` is the session's, which `study`, its
-    directory, must bear if it does not. `reported` is the last epoch that the journal has; earlier ones are not
-    reported again. After an epoch in `rungs` the trial may be stopped.
+    Of what a trial is given, `point` is what its configuration is made of, `gpus` how many it has, `folder` that of its
+    checkpoint, `remote` the address of the latter in an object store, if the study lies in one. `mark` is the
+    session's, which `study`, its directory, must bear if it does not. `reported` is the last epoch that the journal
+    has; earlier ones are not reported again. After an epoch in `rungs` the trial may be stopped.
     """
 
     def __init__(self, memory_bytes: int | None) -> None:

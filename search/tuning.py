@@ -300,9 +300,10 @@ class _Deciding(_Unsaved, FIFOScheduler):
         return str(TrialScheduler.CONTINUE if decision is Decision.CONTINUE else TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Drops what Tune would keep of every trial to the end, its statistics and settings, which the journal has."""
+        """Drops what Tune would keep of every trial to the end: statistics, reports, settings. The journal has them."""
         trial.run_metadata.metric_n_steps.clear()
         trial.run_metadata.metric_analysis.clear()
+        trial.last_result.pop("reports", None)
         trial.config, trial.evaluated_params = {}, {}
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:

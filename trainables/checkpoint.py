@@ -37,7 +37,7 @@ class Saver:
         self._folder, self._identity, self._check = folder, identity, check
         self._best: dict[str, Tensor] | None = None
         self._due = time.monotonic() + _FIRST_SECONDS
-        self._lasting_due = time.monotonic() + _LONGEST_SECONDS
+        self._lasting_from = time.monotonic() + _LONGEST_SECONDS
 
     def is_due(self) -> bool:
         """Whether it is time for the next save."""
@@ -52,18 +52,16 @@ class Saver:
     def save(self, state: dict[str, Any]) -> None:
         """Saves the best weights, where better ones came since the last save, and the state.
 
-        What may become the study's result waits for the disk. The state, three times as large, does so every ten
-        seconds of training, which is what a power cut may cost.
+        What may become the study's result waits for the disk. The state, three times as large, does so once there is
+        more than ten seconds of training to lose.
         """
         began = time.monotonic()
         if self._best is not None:
             save_weights(self._folder, self._best, self._check)
             self._best = None
-        lasting = began >= self._lasting_due
+        lasting = began >= self._lasting_from
         save_state(self._folder, self._identity, state, self._check, lasting=lasting)
         ended = time.monotonic()
-        if lasting:
-            self._lasting_due = ended + _LONGEST_SECONDS
         self._due = ended + min((ended - began) / _SHARE, _LONGEST_SECONDS)
 
 

@@ -17,6 +17,7 @@ from trainables import augment, checkpoint, losses
 from trainables.config import TrainingConfig, TrialConfig, network
 from trainables.data import Part, TrialData, evaluation_batch
 from trainables.metrics import scores
+from trainables.signals import held_back
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,15 @@ def train_by_save(
     rungs: Collection[int] = (),
     before_epoch: Callable[[], object] = lambda: None,
 ) -> Iterator[list[EpochReport]]:
-    """Trains to `max_epochs`, yielding a report per epoch, or until it diverges or its patience ends.
+    """Trains to `max_epochs`, yielding the reports of its epochs, or until it diverges or its patience ends.
 
-    With a `folder` each epoch is saved there before it is reported, short ones several at once: `checkpoint.Saver`
-    says when, and their reports come together. None after an epoch in `rungs`, where the caller may stop, is begun
-    before that one is reported. Started again with the same folder, the generator yields the same reports from the
-    first on, those of saved epochs without any work. Every random number derives from the seed and the epoch, so a
-    resumed run equals an uninterrupted one. `check` is called before each file is put in its place, `before_epoch`
-    before each epoch; they raise where the folder is no longer this run's.
+    With a `folder` each epoch is saved there before it is reported, short ones several at once: `checkpoint.Saver` says
+    when, and their reports come together. Where an epoch raises, those before it are reported first. None after an
+    epoch in `rungs`, where the caller may stop, is begun before that one is reported. Started again with the same
+    folder, the generator yields the same reports from the first on, those of saved epochs without any work. Every
+    random number derives from the seed and the epoch, so a resumed run equals an uninterrupted one. `check` is called
+    before each file is put in its place, `before_epoch` before each epoch; they raise where the folder is no longer
+    this run's.
     """
     torch.set_num_threads(config.threads)
     run = _Run(config, data)
@@ -98,7 +100,12 @@ def train_by_save(
     unreported: list[EpochReport] = []
     while not run.finished:
         before_epoch()
-        report = run.epoch()
+        try:
+            report = run.epoch()
+        except Exception:
+            if unreported:  # they ended well, though what they led to was not saved
+                yield unreported
+            raise
         unreported.append(report)
         if saver is not None:
             if report.best_epoch == report.epoch:
@@ -112,7 +119,7 @@ def train_by_save(
 
 def forward(model: nn.Module, inputs: Tensor) -> Tensor:
     """Logits in single precision; on a GPU the network itself computes in bfloat16 where it can."""
-    with torch.autocast("cuda", torch.bfloat16, enabled=_half_precision(inputs.device)):
+    with held_back(), torch.autocast("cuda", torch.bfloat16, enabled=_half_precision(inputs.device)):
         logits: Tensor = model(inputs)
     return logits.float()
 
@@ -203,7 +210,8 @@ class _Run:
 
     def _step(self, loss: Tensor) -> None:
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        with held_back():
+            loss.backward()
         if self.config.training.clip_norm > 0:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.training.clip_norm)
         self.optimiser.step()

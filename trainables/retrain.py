@@ -39,7 +39,8 @@ def retrain(config_file: Path, folder: Path) -> dict[str, Any]:
     inputs = data.trial_data(config.data, config.features, data.choose_device())
     heap.keep_freed()
     click.echo(f"Training {config.family} for at most {config.training.max_epochs} epochs …")
-    for report in loop.train(config, inputs, folder):
+    epochs = range(1, config.training.max_epochs + 1)
+    for (report,) in loop.train_by_save(config, inputs, folder, rungs=epochs):  # one by one, for who watches
         click.echo(f"epoch {report.epoch}/{config.training.max_epochs}  tune {report.tune_balanced_accuracy:.4f}")
     click.echo("Scoring tune, valid and test …")
     predictions = evaluate.predict(config, folder / WEIGHTS, ("tune", "valid", "test"))

@@ -19,7 +19,7 @@ from trainables.config import DataConfig
 
 
 def main() -> None:
-    """Prints what was said, then per trial its fault, its end and the last epoch."""
+    """Prints the advice, then per trial its fault, its end and the last epoch."""
     corpus, study, faults, gpus = sys.argv[1:]
     data = DataConfig(
         corpus=corpus,
@@ -42,10 +42,9 @@ def main() -> None:
         runtime_env={"env_vars": {"PYTHONPATH": root, "ETUDE_CACHE": os.environ["ETUDE_CACHE"]}},
     )
     engine = Engine(spec, Journal(Path(study)))
-    said: list[str] = []
-    machines = Machines(1, float(gpus), 2, say=said.append)
+    machines = Machines(1, float(gpus), 2)
     run_trials(engine, Resources(1, float(gpus), 2), lambda: False, machines)
-    print(json.dumps(said))
+    print(json.dumps(machines.advice()))
     print(json.dumps([(trial.params["fault"], trial.state, trial.epoch, trial.reason) for trial in engine.trials]))
 
 

@@ -23,13 +23,13 @@ def run(corpus: Path, folder: Path, faults: str, gpus: float, cache: Path) -> li
 def study(
     corpus: Path, folder: Path, faults: str, gpus: float, cache: Path
 ) -> tuple[list[tuple[str, str, int, str | None]], list[str]]:
-    """The same, and what was said."""
+    """The same, and the advice."""
     command = [sys.executable, "-m", "tests.search.gpu", f"nsynth:{corpus}", str(folder), faults, str(gpus)]
     environment = {**os.environ, "ETUDE_CACHE": str(cache)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    said, trials = map(json.loads, done.stdout.splitlines()[-2:])
-    return [tuple(row) for row in trials], said
+    advice, trials = map(json.loads, done.stdout.splitlines()[-2:])
+    return [tuple(row) for row in trials], advice
 
 
 def test_a_trial_that_does_not_fit_in_its_share_goes_on_with_a_larger_one(
@@ -46,9 +46,9 @@ def test_a_trial_that_does_not_fit_in_its_share_goes_on_with_a_larger_one(
 
 
 def test_a_study_says_how_many_trials_could_share_a_gpu(tiny_corpus: Path, tmp_path: Path, cache: Path) -> None:
-    trials, said = study(tiny_corpus, tmp_path, "small", 1, cache)
+    trials, advice = study(tiny_corpus, tmp_path, "small", 1, cache)
     assert [(state, epoch) for _, state, epoch, _ in trials] == [("complete", 3)] * 5
-    assert said == ["Trials took up to 25% of a GPU's memory each; with --gpus-per-trial 0.5 2 share one."]
+    assert advice == "Trials took up to 25% of a GPU's memory each; with --gpus-per-trial 0.5 2 share one."
     assert {row["gpu_share"] for row in read_rows(tmp_path / EPOCHS)} == {0.25}
 
 

@@ -41,6 +41,22 @@ def test_without_a_terminal_every_event_is_one_plain_line(tmp_path: Path, make_s
     assert all(line.isprintable() for line in lines)
 
 
+def test_a_reader_that_has_gone_stops_nothing(tmp_path: Path, make_spec: Callable[..., StudySpec]) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    spec = make_spec(trials=15)
+    screen = Terminal(Gone(), Console(file=Gone()))
+    screen.say("the corpus")
+    journal, view = Journal(tmp_path), View(screen, spec, [])
+    journal.listen = view.row
+    view.note("a sentence")
+    engine = Engine(spec, journal)
+    drive(engine)
+    assert not engine.to_start
+
+
 def test_the_live_view_counts_what_happened(tmp_path: Path, make_spec: Callable[..., StudySpec]) -> None:
     spec = make_spec(trials=15, with_baselines=True)
     journal = Journal(tmp_path)

@@ -207,23 +207,26 @@ def test_there_is_room_for_more_trials_as_machines_come_and_for_fewer_as_they_go
 
 
 @pytest.mark.parametrize(
-    ("up", "cpus", "concurrency", "peak", "share"),
+    ("up", "cpus", "concurrency", "peak", "share", "trials"),
     [
-        ((Machine(16, 1),), 1, None, 0.1, 0.166),  # half as much again is left to those that take more
-        ((Machine(16, 1),), 1, None, 0.7, 1),
-        ((ONE_GPU,), 1, None, 0.01, 0.25),
-        ((ONE_GPU,), 2, None, 0.01, 0.5),
-        ((ONE_GPU,), 1, 3, 0.01, 0.333),
-        ((Machine(2, 4),), 1, None, 0.01, 1),
-        ((HEAD, FOUR_GPUS), 1, 4, 0.01, 1),  # a GPU each
-        ((HEAD, FOUR_GPUS), 1, 6, 0.01, 0.5),
-        ((HEAD, CPUS), 1, 6, 0.01, 1),  # its machine went
+        ((Machine(16, 1),), 1, None, 0.1, 0.1666, 6),  # half as much again is left to those that take more
+        ((Machine(16, 1),), 1, None, 0.7, 1, 1),
+        ((ONE_GPU,), 1, None, 0.01, 0.25, 4),
+        ((ONE_GPU,), 2, None, 0.01, 0.5, 2),
+        ((ONE_GPU,), 1, 3, 0.01, 0.3333, 3),
+        ((Machine(100, 1),), 1, None, 0.01, 0.0151, 66),
+        ((Machine(5000, 1),), 1, None, 0.0001, 0.0101, 99),
+        ((Machine(2, 4),), 1, None, 0.01, 1, 1),
+        ((HEAD, FOUR_GPUS), 1, 4, 0.01, 1, 1),  # a GPU each
+        ((HEAD, FOUR_GPUS), 1, 6, 0.01, 0.5, 2),
+        ((HEAD, CPUS), 1, 6, 0.01, 1, 1),  # its machine went
     ],
 )
 def test_as_many_trials_fit_on_a_gpu_as_its_memory_and_cores_allow(
-    up: tuple[Machine, ...], cpus: int, concurrency: int | None, peak: float, share: float
+    up: tuple[Machine, ...], cpus: int, concurrency: int | None, peak: float, share: float, trials: int
 ) -> None:
-    assert gpu_share(up, cpus, concurrency, peak) == share
+    assert gpu_share(up, cpus, concurrency, peak) == (share, trials)
+    assert Machine(1_000_000, 1).slots(1, share) == trials
     assert sum(machine.slots(cpus, share) for machine in up) >= sum(machine.slots(cpus, 1.0) for machine in up)
 
 
@@ -235,10 +238,10 @@ def test_what_trials_took_of_a_gpu_says_how_many_could_share_one(monkeypatch: py
         found.on_trial_result(1, [], None, {"reports": [{"gpu_share": None}, {"gpu_share": peak}]})
     found.on_trial_result(1, [], None, {"lost": "why"})
     words = "Trials took up to {} of a GPU's memory each; with --gpus-per-trial {} {} share one."
-    assert fleet.said == [words.format("10%", 0.166, 6)], "once, when it is first known"
-    assert found.advice() == words.format("20%", 0.333, 3)
+    assert found.advice() == words.format("20%", 0.3333, 3)
     found.on_trial_result(1, [], None, {"reports": [{"gpu_share": 0.6}]})
     assert found.advice() is None
+    assert fleet.said == [], "what is said in between may not hold at the end"
 
 
 def test_that_no_machine_runs_a_trial_is_said_and_that_one_does_again(monkeypatch: pytest.MonkeyPatch) -> None:

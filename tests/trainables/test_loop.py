@@ -338,6 +338,25 @@ def test_no_epoch_is_reported_before_it_is_saved_nor_one_begun_before_a_rung_is_
     assert len(begun) == 7
 
 
+def test_epochs_that_ended_well_are_reported_before_one_that_raises(
+    tiny_config: Configs, tiny_data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(monkeypatch, SELDOM)
+    scored: list[None] = []
+
+    def full(inputs: Tensor) -> Tensor:
+        scored.append(None)
+        if len(scored) == 6:
+            raise MemoryError("all of it")
+        return inputs
+
+    data = with_inputs(tiny_data(), "tune", full)
+    saves = loop.train_by_save(tiny_config(max_epochs=9), data, tmp_path, rungs=(3,))
+    assert [[report.epoch for report in next(saves)] for _ in range(2)] == [[1, 2, 3], [4, 5]]
+    with pytest.raises(MemoryError, match="all of it"):
+        next(saves)
+
+
 def test_saved_epochs_are_reported_again_without_any_work(
     tiny_config: Configs, tiny_data: Data, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ GTZAN: Tzanetakis and Cook 2002, doi:10.1109/TSA.2002.800560; its faults: Sturm 
 import os
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -47,9 +48,17 @@ class LeftOut:
     def remarks(self) -> tuple[str, ...]:
         """One sentence for each kind."""
         return tuple(
-            f"{counted(len(paths), *what)} left out (such as {paths[0]!r})"
+            f"{counted(len(paths), *what)} left out ({_endings(what, paths)}such as {paths[0]!r})"
             for what, paths in sorted(self.found.items())
         )
+
+
+def _endings(what: tuple[str, str], paths: list[str]) -> str:
+    """How many of each ending: nobody is to miss half a corpus for a format that is not read."""
+    if what != OTHERWISE:
+        return ""
+    found = Counter(posixpath.splitext(path)[1].lower() or "without ending" for path in paths).most_common(3)
+    return ", ".join(f"{n} {ending}" for ending, n in found) + "; "
 
 
 def locate_folder(path: Path) -> Listing:

@@ -142,7 +142,7 @@ def test_what_does_not_belong_there_is_left_out_by_name(gtzan: Path, tmp_path: P
     ]
     assert found.notes == (
         "1 file outside the labels' folders was left out (such as 'README.txt')",
-        "1 file that is not called like audio was left out (such as 'jazz/cover.jpg')",
+        "1 file that is not called like audio was left out (1 .jpg; such as 'jazz/cover.jpg')",
         "1 folder within a label's folder was left out (such as 'blues/old')",
         "4 hidden files were left out (such as '.DS_Store')",
     )
