@@ -1,6 +1,6 @@
 """Searches replayed on recorded learning curves: how good is the best found model after so many epochs?
 
-python benchmarks/replay.py [--repeats 30] [--slots 4] [--only 'random, promoted']
+python benchmarks/replay.py [--repeats 30] [--slots 4] [--families lstm] [--only 'random, promoted']
 
 `curves.parquet` (see `record_curves.py`) stands for training. A searcher may propose any point of the space; it gets
 the recorded curve of a configuration like it: that in the leaf of a tree of an extremely randomised forest, fitted on
@@ -31,7 +31,7 @@ import optuna
 import pandas as pd
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
-from record_curves import EPOCHS, TABLE, space_of
+from record_curves import EPOCHS, RESTRICTED, TABLE, space_of
 from sklearn.ensemble import ExtraTreesRegressor
 
 from search.engine import Decision, Engine
@@ -376,10 +376,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--slots", type=int, default=4)
+    parser.add_argument("--families", nargs="+", choices=[*RESTRICTED], default=sorted(RESTRICTED))
     parser.add_argument("--only", nargs="*", choices=STRATEGIES, default=STRATEGIES, help="these searches alone")
     given = parser.parse_args()
     rng = np.random.default_rng(0)
-    for family in sorted(pd.read_parquet(TABLE, columns=["family"])["family"].unique()):
+    for family in given.families:
         print(f"\n{family}: mean regret (95 % interval of the mean) after so many epochs, {given.repeats} runs\n")
         print(f"| search | {' | '.join(map(str, BUDGETS))} |\n|---|{'--:|' * len(BUDGETS)}", flush=True)
         for strategy in given.only:
