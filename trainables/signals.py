@@ -14,7 +14,11 @@ HELD_BACK = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Has Ctrl-C and termination come right after the block, which must be as short as a batch."""
+    """Keeps Ctrl-C and termination off this thread in the block, which must be as short as a batch.
+
+    They come right after it; in a process with other threads perhaps sooner, through one of them, between two of
+    Torch's functions.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     try:
         yield

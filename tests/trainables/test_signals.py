@@ -1,7 +1,7 @@
 """Ctrl-C and termination come between batches."""
 
-import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -30,7 +30,7 @@ def came() -> Iterator[list[int]]:
 @pytest.mark.parametrize("number", HELD_BACK)
 def test_a_signal_comes_right_after_the_block(number: int, came: list[int]) -> None:
     with held_back():
-        os.kill(os.getpid(), number)
+        signal.pthread_kill(threading.get_ident(), number)
         assert came == []
     assert came == [number]
 
@@ -38,7 +38,7 @@ def test_a_signal_comes_right_after_the_block(number: int, came: list[int]) -> N
 def test_a_block_within_another_does_not_let_it_through(came: list[int]) -> None:
     with held_back():
         with held_back():
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
         assert came == []
     assert came == [signal.SIGINT]
 
@@ -46,7 +46,7 @@ def test_a_block_within_another_does_not_let_it_through(came: list[int]) -> None
 def test_an_error_is_no_reason_to_hold_back_what_comes_later(came: list[int]) -> None:
     with pytest.raises(ValueError, match="batch"), held_back():
         raise ValueError("batch")
-    os.kill(os.getpid(), signal.SIGINT)
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
     assert came == [signal.SIGINT]
 
 
@@ -58,13 +58,13 @@ def test_none_comes_while_a_network_computes(
     class Signalled(torch.autograd.Function):
         @staticmethod
         def forward(ctx: object, inputs: Tensor) -> Tensor:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
             seen.append(("forward", len(came)))
             return inputs.clone()
 
         @staticmethod
         def backward(ctx: object, gradient: Tensor) -> Tensor:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
             seen.append(("backward", len(came)))
             return gradient
 
