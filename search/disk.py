@@ -23,14 +23,9 @@ def checkpoint_bytes(spec: StudySpec, parameters: int, slots: int) -> int:
     return parameters * (live * _CHECKPOINT_BYTES_PER_PARAMETER + kept * _WEIGHTS_BYTES_PER_PARAMETER)
 
 
-def needed_bytes(folder: Path, checkpoints: int) -> int:
-    """What must be free in a study's `folder` for so many bytes of checkpoints and all that lies beside them."""
-    return checkpoints + _spare(folder)
-
-
 def check_disk(folder: Path, checkpoints: int) -> None:
     """Raises UserError where a study with so many bytes of checkpoints would not fit."""
-    free, needed = free_bytes(folder), needed_bytes(folder, checkpoints)
+    free, needed = free_bytes(folder), checkpoints + spare_bytes(folder)
     if free < needed:
         raise UserError(
             f"The study needs about {needed / 1e9:.1f} GB of disk, but {folder} has "
@@ -47,7 +42,7 @@ def is_roomy(folder: Path, spec: StudySpec, slots: int) -> bool:
     """
     live, kept = _held(spec, slots)
     trials = live * _CHECKPOINT_SHARE + kept * _WEIGHTS_SHARE
-    return free_bytes(folder) >= trials * share_of_memory(1 / slots) + _spare(folder)
+    return free_bytes(folder) >= trials * share_of_memory(1 / slots) + spare_bytes(folder)
 
 
 def free_bytes(folder: Path) -> int:
@@ -55,7 +50,7 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(_existing(folder)).free
 
 
-def _spare(folder: Path) -> int:
+def spare_bytes(folder: Path) -> int:
     """What must be free beside checkpoints, for the prepared inputs too where they are kept on the same disk."""
     same = _existing(folder).stat().st_dev == _existing(cache_folder()).stat().st_dev
     return _SPARE_BYTES + (prepared_bytes(free_bytes(folder)) if same else 0)

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 import spaces
-from search.disk import checkpoint_bytes, free_bytes, needed_bytes
+from search.disk import checkpoint_bytes, free_bytes, spare_bytes
 from search.options import Corpus, Options
 from search.progress import duration
 from search.searcher import Sampler
@@ -94,7 +94,8 @@ def plan(spec: StudySpec, corpus: Corpus, given: Options, directory: Path) -> di
         "estimated_seconds": seconds / slots,
         "budget_epochs": int(given.budget * slots * epochs / seconds) if given.budget and seconds else None,
         "disk_bytes": corpora.corpus_disk_needed(spec.data.corpus)
-        + needed_bytes(directory, checkpoint_bytes(spec, most_parameters(spec, corpus), slots)),
+        + checkpoint_bytes(spec, most_parameters(spec, corpus), slots),
+        "disk_spare_bytes": spare_bytes(directory),
         "disk_free_bytes": free_bytes(directory),
         "memory_bytes": slots * max(row["memory_bytes"] for row in measured.values() if row["fits"] or not sampled),
         "memory_share_bytes": share,
@@ -128,7 +129,7 @@ def describe_plan(found: dict[str, Any]) -> RenderableType:
     words = (
         f"{found['trials']} trials, about {found['expected_epochs']:,} epochs of {found['epoch_seconds']:.1f} s on "
         f"average; {found['slots']} at a time on this machine: about {duration(found['estimated_seconds'])}.{budget}\n"
-        f"Disk: {found['disk_bytes'] / 1e9:.2f} GB needed, {found['disk_free_bytes'] / 1e9:.1f} GB free. "
+        f"Disk: {_disk([found])} needed, {found['disk_free_bytes'] / 1e9:.1f} GB free. "
         f"Memory: about {found['memory_bytes'] / 1e9:.1f} GB of {found['memory_total_bytes'] / 1e9:.1f} GB."
     )
     changed = [f"{b['name']}, changed: {', '.join(b['changes'])}" for b in found["baselines"] if b["changes"]]
@@ -162,10 +163,15 @@ def describe_plans(plans: list[dict[str, Any]]) -> RenderableType:
     first = plans[0]
     words = (
         f"About {duration(sum(found['estimated_seconds'] for found in plans))} in all with {first['slots']} trials at "
-        f"a time on this machine. Disk: {sum(found['disk_bytes'] for found in plans) / 1e9:.2f} GB at most, "
+        f"a time on this machine. Disk: {_disk(plans)} at most, "
         f"{first['disk_free_bytes'] / 1e9:.1f} GB free. A dry run of one family shows its space and its rungs."
     )
     return Group(table, "", Text(words))
+
+
+def _disk(plans: list[dict[str, Any]]) -> str:
+    """What must be free for studies one after the other; what is spare for one is for the next."""
+    return f"{(sum(found['disk_bytes'] for found in plans) + plans[0]['disk_spare_bytes']) / 1e9:.2f} GB"
 
 
 def _pace(row: dict[str, Any]) -> str:

@@ -303,7 +303,7 @@ class _Deciding(_Unsaved, FIFOScheduler):
         """Drops what Tune would keep of every trial to the end: statistics, reports, settings. The journal has them."""
         trial.run_metadata.metric_n_steps.clear()
         trial.run_metadata.metric_analysis.clear()
-        trial.last_result.pop("reports", None)
+        trial.run_metadata.last_result.pop("reports", None)
         trial.config, trial.evaluated_params = {}, {}
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:

@@ -17,8 +17,11 @@ def held_back() -> Iterator[None]:
     """Keeps Ctrl-C and termination off this thread in the block, which must be as short as a batch.
 
     They come right after it; in a process with other threads perhaps sooner, through one of them, between two of
-    Torch's functions.
+    Torch's functions. Does nothing on Windows, whose threads take no signals.
     """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     try:
         yield

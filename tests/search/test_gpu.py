@@ -22,7 +22,7 @@ def run(corpus: Path, folder: Path, faults: str, gpus: float, cache: Path) -> li
 
 def study(
     corpus: Path, folder: Path, faults: str, gpus: float, cache: Path
-) -> tuple[list[tuple[str, str, int, str | None]], list[str]]:
+) -> tuple[list[tuple[str, str, int, str | None]], str | None]:
     """The same, and the advice."""
     command = [sys.executable, "-m", "tests.search.gpu", f"nsynth:{corpus}", str(folder), faults, str(gpus)]
     environment = {**os.environ, "ETUDE_CACHE": str(cache)}

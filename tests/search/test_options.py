@@ -571,6 +571,7 @@ def test_a_dry_run_says_it_all_and_starts_nothing(tiny_corpus: Path, cache: Path
     assert found["estimated_seconds"] > 0
     assert found["budget_epochs"] > 0
     assert min(found["disk_bytes"], found["memory_bytes"]) > 1_000_000
+    assert found["disk_spare_bytes"] >= 200_000_000, "as the study asks for it"
     assert not (tmp_path / "studies").exists()
 
     words = dry_run("--baseline", "lstm-2018", "--data", f"nsynth:{tiny_corpus}", *place, cache=cache)

@@ -50,6 +50,13 @@ def test_an_error_is_no_reason_to_hold_back_what_comes_later(came: list[int]) ->
     assert came == [signal.SIGINT]
 
 
+def test_where_threads_take_no_signals_nothing_is_held_back(came: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(signal, "pthread_sigmask")
+    with held_back():
+        signal.raise_signal(signal.SIGINT)
+        assert came == [signal.SIGINT]
+
+
 def test_none_comes_while_a_network_computes(
     tiny_config: Configs, tiny_data: Data, came: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
