@@ -356,6 +356,7 @@ def run(command: click.Command, module: str) -> None:
     except UserError as error:
         sys.exit(f"Error: {printable(str(error))}")
     except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted.", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         _give_up_output()

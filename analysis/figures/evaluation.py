@@ -330,7 +330,7 @@ def _draw_reliability(data: pd.DataFrame, family: str) -> Drawing:
     known = data[data["clips"] > 0]
     upper.plot([0, 1], [0, 1], color=style.INK, linestyle=":", linewidth=1)
     upper.vlines(known["confidence"], known["confidence"], known["accuracy"], color=style.FAINT, linewidth=3)
-    upper.plot(known["confidence"], known["accuracy"], marker="o", markersize=5, color=colour)
+    upper.plot(known["confidence"], known["accuracy"], marker="o", markersize=5, color=colour, clip_on=False)
     upper.set(ylabel="share of right answers", xlim=(0, 1), ylim=(0, 1.02))
     lower.bar(centres, data["clips"], width=width, color=colour)
     lower.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))

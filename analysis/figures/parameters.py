@@ -253,7 +253,7 @@ def _groups(data: pd.DataFrame) -> dict[str, "pd.Series[bool]"]:
 def _handle(kind: str, colour: str) -> Line2D:
     """How trials of a kind are drawn: in panels and in the legend."""
     marker, size, face, edge, alpha, above = {
-        "stopped, failed or running": ("o", 3.0, _GREY, "none", 0.5, 2),
+        "stopped, failed or running": ("o", 3.0, _GREY, "none", 0.85, 2),
         "at full length": ("o", 3.6, colour, "none", 0.85, 3),
         "default": ("D", 4.4, style.PAPER, style.INK, 1.0, 4),
         "published": ("s", 4.4, style.PAPER, style.INK, 1.0, 4),

@@ -307,7 +307,8 @@ def test_interruption_ends_with_130(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "predict", interrupted)
-    assert asked(model, write(tmp_path / "a.wav"))[0] == 130
+    code, _, err = asked(model, write(tmp_path / "a.wav"))
+    assert (code, err.strip()) == (130, "Interrupted.")
 
 
 def test_what_takes_long_shows_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
