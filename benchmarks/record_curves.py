@@ -2,9 +2,10 @@
 
 python benchmarks/record_curves.py --data nsynth:PATH [--configurations 120] [--folder curves]
 
-For the MLP, the 1-D CNN and the LSTM, random points of the space train for 27 epochs on every fourth training note and
-are scored on the whole tune split; every fifth with a second seed. A trial that is recorded already is not trained
-again, so it may be interrupted. The end is `benchmarks/curves.parquet`, a row per epoch.
+For the MLP, the 1-D CNN and the LSTM, random points of the space train for 27 epochs on every fourth training note, for
+"lstm-all" on every one, and are scored on the whole tune split; every fifth with a second seed. A trial that is
+recorded already is not trained again, so it may be interrupted. The end is `benchmarks/curves.parquet`, with a row per
+epoch.
 """
 
 import argparse
@@ -31,13 +32,15 @@ from trainables.config import DataConfig, point, resolve
 from trainables.data import Part, TrialData
 from trainables.errors import UserError
 
-EPOCHS, EVERY, SECOND_SEED_EVERY = 27, 4, 5
+EPOCHS, SECOND_SEED_EVERY = 27, 5
 # What would make a recording take days on two cores is left out: raw audio at full rate, the widest layers.
 RESTRICTED = {
     "mlp": (),
     "cnn1d": ("resample_hz=2000,4000", *(f"channels_{layer}=8..64" for layer in range(1, 6))),
     "lstm": ("frame_ms=20..80", "width_1=32..128", "width_2=32..128", "width_3=32..128"),
 }
+# What is recorded: the family, and of how many training notes each is the one it trains on.
+RECORDED = {"mlp": ("mlp", 4), "cnn1d": ("cnn1d", 4), "lstm": ("lstm", 4), "lstm-all": ("lstm", 1)}
 TABLE = Path(__file__).with_name("curves.parquet")
 
 
@@ -52,26 +55,27 @@ def points(space: Space, n: int) -> list[dict[str, Any]]:
     return [dict(space.default), *(space(study.ask()) for _ in range(n - 1))]
 
 
-def thinned(inputs: TrialData) -> TrialData:
-    """With every fourth training example."""
+def thinned(inputs: TrialData, every: int) -> TrialData:
+    """With one of `every` training examples."""
     part = inputs.parts["train"]
     assert part.clips is None, "segments of one clip would be torn apart"
-    kept = torch.arange(0, len(part.labels), EVERY, device=part.labels.device)
+    kept = torch.arange(0, len(part.labels), every, device=part.labels.device)
     train = Part(part.labels[kept], lambda positions: part.fetch(kept[positions]))
     return replace(inputs, parts={**inputs.parts, "train": train})
 
 
-def record(family: str, number: int, params: dict[str, Any], seed: int, config: DataConfig, path: Path) -> None:
+def record(name: str, number: int, params: dict[str, Any], seed: int, config: DataConfig, path: Path) -> None:
     """Trains one configuration and writes its rows."""
     os.nice(10)
+    family, every = RECORDED[name]
     store = corpora.open_corpus(config.corpus)
     space = space_of(family, store.clip_seconds)
     trial = resolve(point(space, params, data=config, seed=seed, max_epochs=EPOCHS, threads=1))
     device = data.choose_device()
     data.release(trial.data, trial.features)
-    inputs = thinned(data.trial_data(trial.data, trial.features, device))
+    inputs = thinned(data.trial_data(trial.data, trial.features, device), every)
     kept = ("epoch", "score", "tune_balanced_accuracy", "epoch_seconds", "failure", "ended")
-    what = {"family": family, "configuration": number, "seed": seed, "params": json.dumps(params, sort_keys=True)}
+    what = {"family": name, "configuration": number, "seed": seed, "params": json.dumps(params, sort_keys=True)}
     rows, before = [], time.process_time()
     for report in loop.train(trial, inputs):
         now = time.process_time()
@@ -88,7 +92,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--configurations", type=int, default=120)
     parser.add_argument("--folder", type=Path, default=Path("curves"))
-    parser.add_argument("--families", nargs="+", choices=RESTRICTED, default=[*RESTRICTED])
+    parser.add_argument("--families", nargs="+", choices=RECORDED, default=[*RECORDED])
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
@@ -98,12 +102,13 @@ def main() -> None:
     how = corpora.splits_of(named)[0]
     config = DataConfig(named, store.digest, task, False, how, 0)
     jobs = []
-    for family in given.families:
-        for number, params in enumerate(points(space_of(family, store.clip_seconds), given.configurations)):
+    for name in given.families:
+        space = space_of(RECORDED[name][0], store.clip_seconds)
+        for number, params in enumerate(points(space, given.configurations)):
             for seed in range(1 + (number % SECOND_SEED_EVERY == 0)):
-                path = given.folder / f"{family}-{number:04d}-{seed}.json"
+                path = given.folder / f"{name}-{number:04d}-{seed}.json"
                 if not path.exists():
-                    jobs.append((family, number, params, seed, config, path))
+                    jobs.append((name, number, params, seed, config, path))
     with ProcessPoolExecutor(given.processes) as pool:
         running = {pool.submit(record, *job): job[-1].stem for job in jobs}
         for done, future in enumerate(as_completed(running), 1):
