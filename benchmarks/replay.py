@@ -93,15 +93,17 @@ class Curves:
 
     @cached_property
     def weights(self) -> npt.NDArray[np.float64]:
-        """For each recorded trial, so that random points get it as often as `wanted`, since each is a random point.
+        """For each recorded trial, so that random points get it as often as `wanted`.
 
-        Without them the best of the 1-D CNN's stood for more than twice its share.
+        For each is itself a random point, save the default, which counts as one more. Without weights the best of the
+        1-D CNN's stood for more than twice its share.
         """
         points = _random_points(self.space, 0)
         shares = self.shares([points(number) for number in range(1000)])
         found = self.wanted.copy()
+        assert (shares.max(0) > 0).all(), "a recorded trial that stands for no point can have no weight"
         for _ in range(100):
-            found *= self.wanted / _chances(shares, found).mean(0).clip(1e-9)
+            found *= self.wanted / _chances(shares, found).mean(0)
             found /= found.max()
         return found
 
@@ -129,7 +131,7 @@ class Curves:
         return forest, forest.apply(places)
 
     def _place(self, params: Params) -> list[float]:
-        """A point as numbers: choices one by one, what does not apply as -1."""
+        """A point as numbers: choices one by one, none of them where it does not apply; a number is -1 then."""
         place: list[float] = []
         for param in self.space.params:
             value = params.get(param.name)
@@ -366,11 +368,15 @@ def clairvoyant(curves: Curves, seed: int) -> list[float]:
 
 
 def expected_of_random(curves: Curves) -> list[float]:
-    """Mean regrets of all ways to train recorded configurations in full, as many as a budget has room for."""
+    """Mean regrets of all draws of recorded configurations, of as many as a budget has room for.
+
+    Trials that see no progress end early by themselves, so these are more than those of full length would be.
+    """
     order = np.argsort([scores.max() for scores in curves.scores])
     finals = np.array([curves.scores[row].max() for row in order])
     below = np.cumsum(curves.wanted[order])
-    return [curves.best - float(finals @ np.diff(below ** (budget // EPOCHS), prepend=0.0)) for budget in BUDGETS]
+    length = float(curves.wanted @ np.array([len(scores) for scores in curves.scores]))
+    return [curves.best - float(finals @ np.diff(below ** (budget / length), prepend=0.0)) for budget in BUDGETS]
 
 
 STRATEGIES = (
