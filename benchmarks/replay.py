@@ -372,11 +372,11 @@ def expected_of_random(curves: Curves) -> list[float]:
 
     Trials that see no progress end early by themselves, so these are more than those of full length would be.
     """
-    order = np.argsort([scores.max() for scores in curves.scores])
-    finals = np.array([curves.scores[row].max() for row in order])
+    finals = np.array([scores.max() for scores in curves.scores])
+    order = np.argsort(finals)
     below = np.cumsum(curves.wanted[order])
     length = float(curves.wanted @ np.array([len(scores) for scores in curves.scores]))
-    return [curves.best - float(finals @ np.diff(below ** (budget / length), prepend=0.0)) for budget in BUDGETS]
+    return [curves.best - float(finals[order] @ np.diff(below ** (budget / length), prepend=0.0)) for budget in BUDGETS]
 
 
 STRATEGIES = (
