@@ -5,7 +5,7 @@ import pandas as pd
 from trainables.errors import UserError
 
 # What is better when it is smaller; all other numbers are better when they are larger.
-_COSTS = ("loss", "cross_entropy", "seconds", "parameters", "bytes", "epochs", "_ms")
+_COSTS = ("loss", "cross_entropy", "seconds", "parameters", "bytes", "epochs", "_ms", "gpu_share")
 
 
 def best(

@@ -55,6 +55,10 @@ def _shares(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_share, value.values()))
 
 
+def _counts(value: Any) -> bool:
+    return isinstance(value, dict) and len(value) > 0 and all(_count(count) and count > 0 for count in value.values())
+
+
 def _limits(value: Any) -> bool:
     return _several(_number)(value) and len(value) == 2
 
@@ -74,6 +78,7 @@ STUDY: Mapping[str, Is] = {
 STUDY_LATER: Mapping[str, Is] = {"fixed": _all(_text), "majority_share": _shares}
 DATA: Mapping[str, Is] = {"corpus": _text, "task": _text, "split": _text}
 SPLIT: Mapping[str, Is] = {"clips": _count, "groups": _count}
+SPLIT_LATER: Mapping[str, Is] = {"groups_by_class": _counts}
 ROW: Mapping[str, Is] = {"seq": _count, "time": _number, "event": _text}
 EVENTS: Mapping[str, Mapping[str, Is]] = {
     "started": {"trial": _count, "params": _object, "baseline": _maybe(_text), "origin": _ORIGIN, "seed": _number},
@@ -132,6 +137,7 @@ def study(spec: Any, file: str) -> None:
     require(spec["data"], DATA, f"data of {file}")
     for name, split in spec["splits"].items():
         require(split, SPLIT, f"split {name} of {file}")
+        _allow(split, SPLIT_LATER, f"split {name} of {file}")
 
 
 def row(content: Any, file: str) -> None:

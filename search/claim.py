@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from search.records import DiskFullError
 from trainables.errors import UserError
 from trainables.files import replace_file
 from trainables.folder import Folder
@@ -57,7 +58,7 @@ def mark(study: Path) -> str:
     try:
         replace_file(study / MARK, partial(_write, token))
     except OSError as error:
-        raise UserError(
+        raise DiskFullError(
             f"A study's directory must be writable, but {study} is not ({error.strerror or error}). Put that right "
             f"and go on with --resume; nothing is lost."
         ) from error

@@ -16,6 +16,7 @@ from ray._private.node import Node
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from search import agents, forks
+from trainables.corpora.importer import cores
 from trainables.errors import UserError
 
 _ADDRESS_SECONDS = 5
@@ -42,6 +43,7 @@ def cluster(address: str | None) -> Iterator[None]:
         with _alone() if address is None else contextlib.nullcontext(), _own_termination():
             ray.init(
                 address=address or "local",
+                num_cpus=None if address else cores(),
                 include_dashboard=None if address else False,
                 log_to_driver=False,
                 logging_level=logging.WARNING,

@@ -2,6 +2,8 @@
 
 import json
 
+from rich.console import RenderableType
+
 from search import comparison, options, versions
 from search.mirror import address_of
 from search.options import Options
@@ -33,7 +35,7 @@ def run(given: Options, terminal: Terminal) -> int:
     from search.summary import describe
 
     summary = run_session(given, spec, directory, corpus, terminal)
-    print_result(given, summary, terminal, describe(summary, list(corpus.split.classes)))
+    print_result(given, summary, terminal, describe(summary, corpus.split.chance))
     return _CODES[summary["state"]]
 
 
@@ -91,9 +93,9 @@ def say_restrictions(given: Options, spec: StudySpec, terminal: Terminal) -> Non
         )
 
 
-def print_result(given: Options, found: object, terminal: Terminal, words: object) -> None:
+def print_result(given: Options, found: object, terminal: Terminal, words: RenderableType) -> None:
     """The result as one JSON object on standard output, or as words."""
     if given.json:
         print(json.dumps(found, ensure_ascii=False), file=terminal.out)
     else:
-        terminal.console.print(words)
+        terminal.show(words)

@@ -22,7 +22,7 @@ import spaces
 from search import adapt, options, places
 from search.mirror import address_of, mirror_of
 from search.options import Corpus, Options
-from search.progress import Terminal, duration, trial_name
+from search.progress import Terminal, duration, trial_name, unbroken
 from search.records import BASELINES, EPOCHS, FAMILIES, SPEC, TRIALS
 from search.study import StudySpec, choose
 from trainables.errors import UserError
@@ -57,7 +57,9 @@ def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[P
     for name in names:
         own = _of_family(given, root, name, len(names))
         studies.append((own, *options.settle(own, progress)))
-    return root, given, studies
+    # As the studies have it, so that it means the same wherever they are gone on with.
+    weights = next((spec.weights for _, spec, _, _ in studies if spec.weights), given.weights)
+    return root, replace(given, data=studies[0][1].data.corpus, weights=weights), studies
 
 
 def run(root: Path, given: Options, studies: list[Settled], terminal: Terminal) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def run(root: Path, given: Options, studies: list[Settled], terminal: Terminal) 
             summaries[spec.space.name] = found
             if found["state"] == "interrupted":
                 return {"state": "interrupted", "directory": address_of(root), "resume": resume_command(root)}
-            terminal.console.print(describe(found, list(corpus.split.classes)))
+            terminal.show(describe(found, corpus.split.chance))
     board = leaderboard(root, summaries)
     write_json(root / "leaderboard.json", board)
     pd.DataFrame(board["rows"]).to_csv(root / "leaderboard.csv", index=False)
@@ -239,7 +241,7 @@ def describe_leaderboard(board: dict[str, Any]) -> RenderableType:
     from search.summary import interval, report_command, verdict  # only here: Optuna takes its time to import
 
     if board["state"] == "interrupted":
-        return Group("", Text("Interrupted. Go on with:"), Text(f"  {board['resume']}", style="bold", no_wrap=True))
+        return Group("", Text("Interrupted. Go on with:"), unbroken(f"  {board['resume']}", style="bold"))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("balanced accuracy", overflow="fold")
     for name in ("tune", "valid", "test", "interval", "weights", "train", "ms"):
@@ -266,7 +268,7 @@ def describe_leaderboard(board: dict[str, Any]) -> RenderableType:
         f"the time to score a clip. {duration(board['wall_seconds'])} in "
         f"all. Everything lies in {board['directory']}. Every figure and table on one page:"
     )
-    report = Text(f"  {report_command(board['directory'])}", no_wrap=True)
+    report = unbroken(f"  {report_command(board['directory'])}")
     return Group("", table, "", *(Text(word) for word in words), report)
 
 

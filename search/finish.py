@@ -7,12 +7,12 @@ from typing import Any
 import pandas as pd
 
 from search.engine import Engine, Trial
-from search.records import BASELINES, SUBMISSION
+from search.records import BASELINES, METRICS, SUBMISSION
 from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.files import WEIGHTS, read_json, replace_file, write_json
 
-PREDICTIONS, METRICS = "predictions.parquet", "metrics.json"  # beside what `trainables.saved` writes
+PREDICTIONS = "predictions.parquet"  # beside what `trainables.saved` writes
 
 
 def finish(engine: Engine) -> dict[str, Any]:
@@ -69,13 +69,15 @@ def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
     weights = checkpoint_folder / WEIGHTS
     if engine.journal.mirror:
         engine.journal.mirror.fetch_weights(checkpoint_folder)
+    again: float | None = None
     if not weights.exists():
-        # Lost with the machine that had them, or deleted: training again gives the same ones.
+        # Lost with the machine that had them, or deleted. Training again gives the same ones on the same kind of core;
+        # on another, or on a GPU, it may not.
         shutil.rmtree(checkpoint_folder, ignore_errors=True)
         heap.keep_freed()
         inputs = data.trial_data(config.data, config.features, data.choose_device())
-        for _ in loop.train(config, inputs, checkpoint_folder):
-            pass
+        for report in loop.train(config, inputs, checkpoint_folder):
+            again = report.score
     predictions = predict(config, weights, ("tune", "valid", "test"))
     saved.save(folder, config, weights)
     dataset = data.load(config.data)
@@ -96,6 +98,8 @@ def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
         "changes": list(published.changes) if published else [],
         "splits": summarise(predictions),
     }
+    if again is not None and again != trial.score:
+        record["score_again"] = again
     if published:
         # Of the published corpus: not to be compared with scores on another.
         record["published"] = {

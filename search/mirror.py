@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from search.records import EPOCHS, ROWS, TRIALS, as_line, as_row, read_rows
+from search.records import EPOCHS, METRICS, ROWS, TRIALS, as_line, as_row, read_rows
 from trainables.corpora.store import stores_folder
 from trainables.errors import UserError
 from trainables.files import WEIGHTS, replace_file
@@ -148,9 +148,12 @@ class Mirror:
             self._change(lambda name=name, content=content: self._put(name, content), f"writing {name}")  # type: ignore[misc]
 
     def push_all(self) -> None:
-        """Puts everything there but checkpoints, which are there, and Ray's own words."""
-        files = (path for path in sorted(self.local.rglob("*")) if path.is_file())
-        names = (path.relative_to(self.local) for path in files)
+        """Puts everything there but checkpoints, which are there, and Ray's own words.
+
+        A model's metrics come last, as they do here: without them a model that got there in part counts for nothing.
+        """
+        files = sorted(self.local.rglob("*"), key=lambda path: (path.name == METRICS, path))
+        names = (path.relative_to(self.local) for path in files if path.is_file())
         self.push(
             *(
                 str(n)

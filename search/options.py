@@ -1,7 +1,6 @@
 """The command line: what may be asked for, and what it comes to."""
 
 import math
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from search.study import StudySpec, check_unchanged, choose, space_of_baseline
 from spaces.domains import Baseline, Space
 from trainables import corpora
 from trainables.config import DataConfig
+from trainables.corpora.importer import cores
 from trainables.corpora.splits import Split, split
 from trainables.corpora.store import Store
 from trainables.errors import UserError
@@ -180,7 +180,9 @@ def corpus_named(given: Options, before: StudySpec | None, baseline: Baseline | 
     """The corpus asked for, else that of the study to resume, else a demo; raises UserError."""
     _check_text("--data", given.data)
     default = "demo-genre" if baseline and baseline.corpus == "gtzan" else "demo"
-    return corpora.absolute(given.data or (before.data.corpus if before else default))
+    found = corpora.absolute(given.data or (before.data.corpus if before else default))
+    _check_text("--data", found)  # with the folders above it, by which it is recorded
+    return found
 
 
 def task_named(given: Options, before: StudySpec | None, baseline: Baseline | None, corpus: str) -> str:
@@ -270,14 +272,17 @@ def _check_text(option: str, value: str | None) -> None:
         raise UserError(f"{option} must be readable text, but {value!r} is not. Rename what it names.")
 
 
+def stays_here(given: Options) -> bool:
+    """Whether trials are sure to run on this machine: a resumed study goes on where its journal says it was."""
+    return given.address in (None, HERE) and not given.resume
+
+
 def _check_resources(given: Options, cpus_per_trial: int) -> None:
     """What can be said without a cluster; the rest is checked against the nodes."""
-    cores = os.cpu_count() or 1
-    # A resumed study goes to the cluster that it was on, which its journal knows.
-    if given.address in (None, HERE) and not given.resume and cpus_per_trial > cores:
+    if stays_here(given) and cpus_per_trial > cores():
         raise UserError(
-            f"A trial must fit one node, but --cpus-per-trial is {cpus_per_trial} and this machine has {cores} cores. "
-            f"Ask for at most that."
+            f"A trial must fit one node, but --cpus-per-trial is {cpus_per_trial} and this machine has {cores()} "
+            f"cores. Ask for at most that."
         )
     fraction = given.gpus_per_trial
     whole = fraction is not None and math.isfinite(fraction) and fraction == int(fraction)

@@ -44,7 +44,7 @@ def storage(given: "Options") -> Path:
             f"--storage must be a folder or an address such as s3://bucket/prefix, but {given.storage!r} is neither "
             f"({error})."
         ) from error
-    if url.scheme == "s3":
+    if given.storage[:5].lower() == "s3://":
         address = f"s3://{given.storage[len('s3://') :].rstrip('/')}"
         _check_bucket(open_folder(address))
         root = working_copies(address)
@@ -55,6 +55,13 @@ def storage(given: "Options") -> Path:
             f"--storage must be a folder or an address such as s3://bucket/prefix, but is {given.storage!r}. Name a "
             f"folder, such as one on a disk that all nodes mount."
         )
+    try:
+        (root / FAMILIES).exists()
+    except OSError as error:
+        raise UserError(
+            f"--storage must be a folder that can be looked into, but {root} cannot be ({error.strerror or error}). "
+            f"Name another place with --storage."
+        ) from error
     _look_into(root, given.name)
     return root
 

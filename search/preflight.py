@@ -17,7 +17,7 @@ from rich.text import Text
 
 import spaces
 from search.disk import checkpoint_bytes, free_bytes, spare_bytes
-from search.options import Corpus, Options
+from search.options import Corpus, Options, stays_here
 from search.progress import duration
 from search.searcher import Sampler
 from search.slots import Machine, gpus_of_trial, share_of_memory
@@ -25,6 +25,7 @@ from search.study import StudySpec, expected_epochs, rung_table, unstopped
 from spaces.domains import Params
 from trainables import corpora, data, heap, loop
 from trainables.config import TrialConfig
+from trainables.corpora.importer import cores
 from trainables.data import Part, TrialData
 from trainables.errors import UserError
 from trainables.footprint import Footprint, count_parameters, footprint
@@ -53,7 +54,7 @@ def plan(spec: StudySpec, corpus: Corpus, given: Options, directory: Path) -> di
         points["default"] = (dict(spec.space.default), None)
         sampler = Sampler(spec.space, spec.seed)
         points |= {f"random {n}": (sampler.ask(n), None) for n in range(_RANDOM_POINTS)}
-    slots = local_slots(spec.cpus_per_trial, given.gpus_per_trial, given.concurrency)
+    slots = local_slots(spec.cpus_per_trial, given)
     share = local_share_bytes(spec.cpus_per_trial)
     measured = {
         name: _measure(spec.config(params, baseline, spec.seed), corpus, share)
@@ -267,7 +268,7 @@ def _of_network(what: Callable[[TrialConfig, tuple[int, ...], int], T], config: 
 
 def local_share_bytes(cpus_per_trial: int) -> int:
     """What one trial may use of this machine's memory, as its worker will reckon it."""
-    return share_of_memory(cpus_per_trial / (psutil.cpu_count() or 1))
+    return share_of_memory(cpus_per_trial / cores())
 
 
 def check_fits(spec: StudySpec, corpus: Corpus) -> None:
@@ -305,7 +306,7 @@ def _smaller(spec: StudySpec, corpus: Corpus, share_bytes: int) -> list[str]:
 
 def _more_cores(spec: StudySpec, needed_bytes: int) -> list[str]:
     """The fewest cores of this machine whose share of the memory suffices, as an option."""
-    more = range(spec.cpus_per_trial + 1, (psutil.cpu_count() or 1) + 1)
+    more = range(spec.cpus_per_trial + 1, cores() + 1)
     return [f"--cpus-per-trial {n}" for n in more if local_share_bytes(n) >= needed_bytes][:1]
 
 
@@ -321,14 +322,17 @@ def most_parameters(spec: StudySpec, corpus: Corpus) -> int:
     return max(sizes)
 
 
-def local_slots(cpus_per_trial: int, gpus_per_trial: float | None, concurrency: int | None) -> int:
-    """Trials at a time on this machine alone, for an estimate without a cluster."""
-    here = Machine(cpus=psutil.cpu_count() or 1, gpus=torch.cuda.device_count())
-    each = gpus_of_trial(gpus_per_trial, here.gpus)
-    if each > here.gpus:
+def local_slots(cpus_per_trial: int, given: Options) -> int:
+    """Trials at a time on this machine alone, for an estimate without a cluster; at least one.
+
+    Raises UserError where a trial is to run here, and cannot.
+    """
+    here = Machine(cpus=cores(), gpus=torch.cuda.device_count())
+    each = gpus_of_trial(given.gpus_per_trial, here.gpus)
+    if each > here.gpus and stays_here(given):
         raise UserError(
             f"A trial must fit one node, but --gpus-per-trial is {each:g} and this machine has {here.gpus:g} GPUs. "
             f"Ask for at most that."
         )
-    slots = here.slots(cpus_per_trial, each)
-    return min(concurrency or slots, max(slots, 1))
+    slots = max(1, here.slots(cpus_per_trial, each))
+    return min(given.concurrency or slots, slots)

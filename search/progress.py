@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -55,9 +55,14 @@ class Terminal:
             yield
 
     def say(self, text: str) -> None:
-        """One line, unstyled; a reader that has gone stops nothing."""
-        with contextlib.suppress(OSError, SystemExit):  # Rich makes an exit of a broken pipe
+        """One line, unstyled; a reader that has gone, or one who interrupts a line, stops nothing."""
+        # Rich makes an exit of a broken pipe; Python refuses to write while a signal has interrupted writing.
+        with contextlib.suppress(OSError, SystemExit, RuntimeError):
             self.console.print(Text(printable(text)))
+
+    def show(self, words: RenderableType) -> None:
+        """Words and tables; what is `unbroken` among them is not cut at the window's edge."""
+        self.console.print(Group(words), crop=False)  # a text by itself would be joined to others, and broken
 
 
 @contextlib.contextmanager
@@ -287,6 +292,11 @@ class View:
             grid,
             self._note,
         )
+
+
+def unbroken(text: str, style: str = "") -> Text:
+    """Text whose lines are left to the terminal to break, so that commands and paths can be copied whole."""
+    return Text(text, style=style, no_wrap=True, overflow="ignore")
 
 
 def printable(text: str) -> str:

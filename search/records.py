@@ -29,6 +29,7 @@ _RESTORE = "Restore the study's directory from a copy, or begin a new study."
 
 SPEC, TRIALS, EPOCHS = "study.json", "trials.jsonl", "epochs.jsonl"
 ROWS = "rows"  # in an object store the latest rows, a file each
+METRICS = "metrics.json"  # in a scored model's folder, written last
 BASELINES, SUBMISSION = "baselines", "submission.csv"  # in the folder of the chosen model
 FAMILIES = "families.json"  # beside the studies of a comparison
 

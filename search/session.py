@@ -21,7 +21,7 @@ from search.engine import Engine
 from search.mirror import Mirror, address_of, mirror_of
 from search.options import HERE, Corpus, Options
 from search.progress import Terminal, View, bar, quiet
-from search.records import SPEC, Journal, Row, elapsed_seconds
+from search.records import SPEC, DiskFullError, Journal, Row, elapsed_seconds
 from search.study import StudySpec, commit, record, versions
 from search.summary import resume_command, summary
 from spaces.domains import Params
@@ -56,8 +56,10 @@ class Halt:
         def stop(number: int, frame: FrameType | None) -> None:
             self.stops += 1
             if self.stops > 1:
-                view.leave(resume)
-                os._exit(130)
+                try:
+                    view.leave(resume)
+                finally:  # whoever read the output may have gone
+                    os._exit(130)
             self.interrupted = True
             view.note("Stopping: takes up to ten seconds, in which what was trained is saved. Once more stops at once.")
 
@@ -135,7 +137,9 @@ def _run(
                 mirror.gather()
         return summary(engine, "interrupted", finished=None, wall_seconds=elapsed_seconds(journal.rows))
     except (OSError, UserError) as error:
-        new = not begun and not any(row["event"] == "started" for row in journal.rows)
+        # Where the disk was full the study has begun, and its message says how to go on.
+        full = isinstance(error, DiskFullError)
+        new = not begun and not full and not any(row["event"] == "started" for row in journal.rows)
         if new:
             shutil.rmtree(directory)
             if mirror:
@@ -276,14 +280,17 @@ def _check_disk(directory: Path, spec: StudySpec, corpus: Corpus, slots: int) ->
 
 def _leave(terminal: Terminal, engine: Engine, resume: str, why: str) -> None:
     """Ends the process where Ray is lost and would never let it go on; what was done is in the journal."""
-    terminal.console.show_cursor(True)
-    terminal.console.file.write(
-        f"\n{why} What was done is kept. Once the cluster runs again, go on with:\n  {resume}\n"
-    )
-    terminal.console.file.flush()
-    if engine.journal.mirror:
-        engine.journal.mirror.abandon()
-    os._exit(2)
+    try:
+        with contextlib.suppress(OSError):  # whoever read the output may have gone
+            terminal.console.show_cursor(True)
+            terminal.console.file.write(
+                f"\n{why} What was done is kept. Once the cluster runs again, go on with:\n  {resume}\n"
+            )
+            terminal.console.file.flush()
+        if engine.journal.mirror:
+            engine.journal.mirror.abandon()
+    finally:
+        os._exit(2)
 
 
 def _finish(engine: Engine, halt: Halt, terminal: Terminal) -> dict[str, Any]:
@@ -299,6 +306,7 @@ def _finish(engine: Engine, halt: Halt, terminal: Terminal) -> dict[str, Any]:
     wall_seconds = elapsed_seconds(engine.journal.rows)
     found = summary(engine, state, finished=finished, wall_seconds=wall_seconds)
     write_json(engine.journal.directory / "summary.json", found)
-    if engine.journal.mirror:
-        engine.journal.mirror.push_all()
+    if mirror := engine.journal.mirror:
+        with terminal.busy(f"Putting what came out into {mirror.remote.address} …"):
+            mirror.push_all()
     return found

@@ -139,7 +139,11 @@ def record(spec: StudySpec, store: Store, split: Split) -> dict[str, Any]:
         "rungs": list(spec.rungs),
         "classes": list(split.classes),
         "splits": {
-            name: {**split.summary[name], "group_names": sorted(set(split.groups[rows]))}
+            name: {
+                **split.summary[name],
+                "group_names": sorted(set(split.groups[rows])),
+                "groups_by_class": split.groups_by_class(name),
+            }
             for name, rows in split.rows.items()
         },
         "majority_share": {name: split.majority_share(name) for name in split.rows},

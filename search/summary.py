@@ -1,8 +1,10 @@
 """What came out of a study, as one record and as words for the terminal."""
 
 import shlex
+import shutil
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from rich.text import Text
 
 from search.engine import Engine, State
 from search.mirror import address_of
-from search.progress import duration, trial_name
+from search.progress import duration, trial_name, unbroken
 from search.records import FAMILIES, SUBMISSION
 from search.study import METRIC
 from trainables.corpora.wording import counted
@@ -49,7 +51,7 @@ def resume_command(directory: Path) -> str:
     """The command that goes on with a study, or with the comparison that it is part of, to be pasted as it is."""
     if (directory.parent / FAMILIES).exists():
         directory = directory.parent
-    command = [Path(sys.executable).name, "search/run.py", "--resume", "--name", directory.name]
+    command = [_python(), _from_here(Path(__file__).with_name("run.py")), "--resume", "--name", directory.name]
     if directory.parent != Path("studies").absolute():
         command += ["--storage", address_of(directory.parent)]
     return shlex.join(command)
@@ -57,32 +59,38 @@ def resume_command(directory: Path) -> str:
 
 def report_command(directory: str) -> str:
     """The command that draws a study's figures, to be pasted as it is."""
-    return shlex.join([Path(sys.executable).name, "-m", "analysis", directory])
+    return shlex.join([_python(), "-m", "analysis", directory])
 
 
-def describe(found: dict[str, Any], classes: list[str]) -> RenderableType:
-    """The end of a run on the terminal."""
+def _python() -> str:
+    """This Python as a command: its name alone where that finds it, as in an active environment."""
+    name = Path(sys.executable).name
+    return name if shutil.which(name) == sys.executable else _from_here(Path(sys.executable))
+
+
+def _from_here(path: Path) -> str:
+    """A path as it is shortest for the working directory."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def describe(found: dict[str, Any], chance: Callable[[str], float]) -> RenderableType:
+    """The end of a run on the terminal. `chance` is the balanced accuracy of always naming one class of a split."""
     parts: list[RenderableType] = [Text(f"{_trials(found)}; {duration(found['wall_seconds'])}.")]
     if found["failures"]:
         number, reason = next(iter(found["failures"].items()))
         parts.append(Text(f"{len(found['failures'])} failed; trial {number}: {reason}"))
     if found["state"] == "interrupted":
-        parts += [Text("Interrupted. Go on with:"), _unbroken(f"  {found['resume']}", style="bold")]
+        parts += [Text("Interrupted. Go on with:"), unbroken(f"  {found['resume']}", style="bold")]
         return Group(*parts)
     best = found["best"]
     if best is None:
         parts.append(
             Text("No trial reached full length, so none can be chosen. Give it more time, or look at the failures.")
         )
-        parts.append(_unbroken(f"  {found['resume']}", style="bold"))
+        parts.append(unbroken(f"  {found['resume']}", style="bold"))
         return Group(*parts)
-    parts += ["", _table(best, found["baselines"]), "", *_words(found, len(classes)), "", _unbroken(_where(found))]
+    parts += ["", _table(best, found["baselines"]), "", *_words(found, chance), "", unbroken(_where(found))]
     return Group(*parts)
-
-
-def _unbroken(text: str, style: str = "") -> Text:
-    """Text whose lines are left to the terminal to break, so that commands and paths can be copied whole."""
-    return Text(text, style=style, no_wrap=True, overflow="ignore")
 
 
 def _trials(found: dict[str, Any]) -> str:
@@ -132,17 +140,25 @@ def verdict(name: str, row: dict[str, Any]) -> str:
     return f"{words} {name}: {gap} (95 % interval {low:+.3f} to {high:+.3f})."
 
 
-def _words(found: dict[str, Any], n_classes: int) -> list[Text]:
+def _words(found: dict[str, Any], chance: Callable[[str], float]) -> list[Text]:
     best, test = found["best"], found["best"]["splits"]["test"]
     params = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in best["params"].items())
     when = f"epoch {best['best_epoch']} of {best['epochs']}"
     words = [Text(f"Chosen by its tune score: {trial_name(best)}, as of {when}: {params}")]
+    if (again := best.get("score_again")) is not None and again != best["score"]:
+        words.append(
+            Text(
+                f"Its weights were lost and trained again, on another kind of machine or a GPU: what is scored has "
+                f"{again:.4f} on tune where {best['score']:.4f} was chosen.",
+                style="bold",
+            )
+        )
     words += [Text(f"On test it is {verdict(name, row)}") for name, row in found["against_baselines"].items()]
     words.append(
         Text(
             f"Interval (95 %) and accuracy are of test, scored after the choice. Intervals resample "
             f"{counted(test['groups'], 'group', 'groups')} (instruments, artists and the like) and the clips in them; "
-            f"chance is {1 / n_classes:.3f}."
+            f"chance is {chance('test'):.3f}."
         )
     )
     if found["baselines"]:
@@ -158,7 +174,7 @@ def _words(found: dict[str, Any], n_classes: int) -> list[Text]:
             if row["changes"]
         ]
     for split in ("tune", "test"):
-        if (score := best["splits"][split]["balanced_accuracy"]) <= 1.2 / n_classes:
+        if (score := best["splits"][split]["balanced_accuracy"]) <= 1.2 * chance(split):
             words.append(Text(f"Warning: {score:.3f} on {split} is hardly better than chance.", style="bold"))
     return words
 

@@ -1,7 +1,7 @@
 """A corpus as the networks see it: per split, labels and inputs on the trial's device."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 
@@ -17,6 +17,7 @@ from trainables.corpora.splits import Split, split
 from trainables.corpora.store import Store
 from trainables.errors import UserError
 from trainables.features import Features, excerpt_seconds, vector
+from trainables.features.picture import Picture
 from trainables.features.vector import Vector
 
 _CHUNK_BYTES = 64 * 2**20
@@ -193,12 +194,17 @@ def part(
         if not shared or device.type != "cpu":
             return Part.resident(make(), labels, clips, how.present)
         depends_on = (
-            repr((store.root.name, store.digest, rate_hz, seconds, how)).encode(),
+            repr((store.root.name, store.digest, rate_hz, seconds, _as_prepared(how))).encode(),
             examples.rows,
             examples.starts,
         )
         return Part.resident(shelf.shared(map(bytes, depends_on), make), labels, clips, how.present)
     return Part(labels, lambda positions: how.present(prepare(positions.cpu().numpy())), clips)
+
+
+def _as_prepared(how: Features) -> Features:
+    """The features without what matters only once they are presented: pictures are kept as shades."""
+    return replace(how, colour="none") if isinstance(how, Picture) else how
 
 
 def excerpts(store: Store, rows: Rows, how: Features) -> Examples:

@@ -119,7 +119,7 @@ def train_by_save(
 
 def forward(model: nn.Module, inputs: Tensor) -> Tensor:
     """Logits in single precision; on a GPU the network itself computes in bfloat16 where it can."""
-    with held_back(), torch.autocast("cuda", torch.bfloat16, enabled=_half_precision(inputs.device)):
+    with held_back(), torch.autocast("cuda", torch.bfloat16, enabled=_half_precision(model, inputs.device)):
         logits: Tensor = model(inputs)
     return logits.float()
 
@@ -303,8 +303,15 @@ def _optimiser(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimize
     )
 
 
-def _half_precision(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+def _half_precision(model: nn.Module, device: torch.device) -> bool:
+    """Whether a network computes in bfloat16 on a device.
+
+    Recurrent ones do not: whatever type is asked for, Torch gives cuDNN's recurrent layers float16, in whose narrow
+    range small gradients are lost (aten/src/ATen/cudnn/AutocastRNN.cpp).
+    """
+    if device.type != "cuda" or not torch.cuda.is_bf16_supported(including_emulation=False):
+        return False
+    return not any(isinstance(module, nn.RNNBase) for module in model.modules())
 
 
 def _derived(seed: int, epoch: int) -> int:

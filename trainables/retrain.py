@@ -26,8 +26,10 @@ def retrain(config_file: Path, folder: Path) -> dict[str, Any]:
     Raises UserError where there is no whole configuration, and where the corpus is another by now.
     """
     record = _record(config_file)
-    click.echo(f"Loading Torch and the corpus {record['data']['corpus']} …")
+    _say(f"Loading Torch and the corpus {record['data']['corpus']} …")
     # Imported here, because it takes seconds, in which something should stand on the screen.
+    import torch
+
     from trainables import data, evaluate, heap, loop, saved, scoring
     from trainables.config import TrialConfig
 
@@ -36,13 +38,16 @@ def retrain(config_file: Path, folder: Path) -> dict[str, Any]:
         config = TrialConfig.from_json(record)
     except saved.WRONG_VALUES as error:
         raise _not_whole(config_file, error) from error
+    torch.set_num_threads(config.threads)
     inputs = data.trial_data(config.data, config.features, data.choose_device())
     heap.keep_freed()
-    click.echo(f"Training {config.family} for at most {config.training.max_epochs} epochs …")
+    _say(f"Training {config.family} for at most {config.training.max_epochs} epochs …")
     epochs = range(1, config.training.max_epochs + 1)
     for (report,) in loop.train_by_save(config, inputs, folder, rungs=epochs):  # one by one, for who watches
-        click.echo(f"epoch {report.epoch}/{config.training.max_epochs}  tune {report.tune_balanced_accuracy:.4f}")
-    click.echo("Scoring tune, valid and test …")
+        if report.failure:
+            raise UserError(f"A model must train without diverging, but {report.failure}. Give another {CONFIG}.")
+        _say(f"epoch {report.epoch}/{config.training.max_epochs}  tune {report.tune_balanced_accuracy:.4f}")
+    _say("Scoring tune, valid and test …")
     predictions = evaluate.predict(config, folder / WEIGHTS, ("tune", "valid", "test"))
     found = scoring.summarise(predictions)
     saved.save(folder, config, folder / WEIGHTS)
@@ -114,7 +119,7 @@ def _command(model: Path, folder: Path | None) -> None:
         elif new:  # what was trained stays
             with contextlib.suppress(OSError):
                 target.rmdir()
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and _lies_in(target, error.filename):
             raise UserError(
                 f"The new model must be written to {target}, but {error.strerror or error}. Put that right or name "
                 f"another folder."
@@ -123,8 +128,21 @@ def _command(model: Path, folder: Path | None) -> None:
     stored = _stored(config_file.with_name("metrics.json"))
     for name, row in found.items():
         was = f"  (was {stored[name]:.6f})" if name in stored else ""
-        click.echo(f"{name:6} balanced accuracy {row['balanced_accuracy']:.6f}{was}  accuracy {row['accuracy']:.6f}")
-    click.echo(f"The model lies in {target}.")
+        _say(f"{name:6} balanced accuracy {row['balanced_accuracy']:.6f}{was}  accuracy {row['accuracy']:.6f}")
+    _say(f"The model lies in {target}.")
+
+
+def _say(text: str) -> None:
+    """A line; a reader that has gone stops nothing."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _lies_in(folder: Path, name: object) -> bool:
+    """Whether a file that an error names, if it names one, is of a folder; one that is not named may be."""
+    return name is None or Path(str(name)).absolute().is_relative_to(folder.absolute())
 
 
 def _new_folder(folder: Path | None) -> Path:
@@ -163,6 +181,8 @@ def main() -> None:
         sys.exit(f"Error: {error.format_message()} (--help says what is expected)")
     except UserError as error:
         sys.exit(f"Error: {error}")
+    except OSError as error:
+        sys.exit(f"Error: {error.filename or 'A file'} cannot be used ({error.strerror or error}). Check it.")
     except (KeyboardInterrupt, click.Abort):
         sys.exit(130)
 

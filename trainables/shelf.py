@@ -85,7 +85,7 @@ def _key(depends_on: Iterable[bytes]) -> str:
 
 def _code() -> bytes:
     """What tells one state of the code that prepares inputs from another."""
-    digest = sha256(" ".join(version(library) for library in ("torch", "torchaudio", "soxr")).encode())
+    digest = sha256(" ".join(version(library) for library in ("numpy", "torch", "torchaudio", "soxr")).encode())
     for path in (
         Path(__file__).with_name("data.py"),
         *(Path(str(module.__file__)) for module in (store, waveform, picture)),

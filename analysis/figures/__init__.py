@@ -32,7 +32,7 @@ class Figure:
         with style.context():
             picture = style.svg(self.draw(self.data)).decode()
         words = f"<figcaption><b>{escape(self.title)}</b> {escape(self.caption)}</figcaption>"
-        return f'<figure style="background: white">{picture[picture.index("<svg") :]}{words}</figure>'
+        return f'<figure style="background: white; color: black">{picture[picture.index("<svg") :]}{words}</figure>'
 
 
 @dataclass(frozen=True)

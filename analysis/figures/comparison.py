@@ -57,7 +57,7 @@ def items(studies: Studies) -> Iterator[Item]:
 
 
 def disagreements(studies: Studies, one: str, other: str) -> Iterator[Item]:
-    """Where any two models, named as in the leaderboard, disagree: recall by class, and the clips that tell most.
+    """Where any two models, named as in figures and leads, disagree: recall by class, and the clips that tell most.
 
     Raises UserError where there is no such model, or where they were scored on different clips.
     """

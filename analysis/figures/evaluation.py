@@ -35,7 +35,6 @@ from analysis.load import Studies
 
 _NUMBERED = 12  # classes up to which cells hold numbers
 _BESIDE = 20  # classes up to which two matrices fit beside each other
-_AGREES = 1e-6  # what float32 rounding may make of one number computed twice
 
 
 def items(studies: Studies) -> Iterator[Item]:
@@ -178,9 +177,9 @@ def _draw_times(data: pd.DataFrame) -> Drawing:
 
 
 def _epochs(model: Scored) -> pd.DataFrame:
-    """A model's epochs; one that was trained twice, after a crash, as it was the second time."""
+    """A model's epochs."""
     epochs = model.study.epochs
-    return epochs[epochs["trial"] == model.model.trial].drop_duplicates("epoch", keep="last").sort_values("epoch")
+    return epochs[epochs["trial"] == model.model.trial].sort_values("epoch")
 
 
 def _curves(model: Scored) -> Item:
@@ -285,19 +284,11 @@ def _draw_confusion(data: pd.DataFrame) -> Drawing:
 
 def _report(model: Scored) -> Item:
     data = predictions.classification_report(model.test)
-    stored = model.model.metrics["splits"].get("test", {}).get("balanced_accuracy")
-    found = predictions.overall(model.test).balanced_accuracy
-    warning = ""
-    if stored is not None and abs(stored - found) > _AGREES:
-        warning = (
-            f" Attention: its metrics.json says a balanced accuracy of {stored:.4f}, its predictions {found:.4f}; "
-            f"the latter are shown."
-        )
     return Table(
         model.name("classification-report"),
         f"Classification report of {model.label}",
         f"{model.words}; {model.clips}. Precision of a class never predicted is 0; averages are over the classes that "
-        f"have clips, weighted by clips in the last row. Accuracy and balanced accuracy are means of recalls.{warning}",
+        f"have clips, weighted by clips in the last row. Accuracy and balanced accuracy are means of recalls.",
         data.drop(columns="average").rename(columns={"f1": "F1"}),
         {"precision": ".3f", "recall": ".3f", "F1": ".3f"},
         frozenset(int(row) for row in data.index[data["average"]]),

@@ -280,8 +280,10 @@ def _bars(panel: Axes, rows: pd.DataFrame, method: str) -> None:
     panel.scatter(
         np.r_[low[known], high[known]], np.r_[places[known], places[known]], s=26, marker="|", color=style.INK
     )
+    # Whatever varied PED-ANOVA can tell of, fANOVA of what is in every trial; or a method sees no difference at all.
+    why = "not in every trial" if known.any() else "finds no difference"
     for place in places[~known]:
-        panel.text(0.005, place, "not in every trial", fontsize=7, color="#6a6a6a", va="center")
+        panel.text(0.005, place, why, fontsize=7, color="#6a6a6a", va="center")
     panel.grid(visible=False, axis="y")
     panel.set_xlim(0, max(0.05, float(np.nanmax(np.r_[values, high], initial=0.05)) * 1.05))
     panel.set_title(method)

@@ -12,10 +12,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from analysis import predictions
 from analysis.best import pareto
 from analysis.figures import Figure, Item, Missing, Table, style
+from analysis.figures.models import Scored, same_clips, scored
 from analysis.figures.progress import MARKERS, ORIGINS, warnings_of
 from analysis.load import Model, Studies, Study
 from trainables.corpora.wording import counted
-from trainables.scoring import classes_of, difference
 
 SPLITS = ("tune", "valid", "test")
 QUARANTINED = 200  # rows shown
@@ -137,12 +137,8 @@ def _span(numbers: list[int]) -> str:
 def leads(studies: Studies) -> Item:
     """How far each chosen model is ahead of the first on tune, and of the best published recipe, on the same clips."""
     name, title = "leads", "Leads on test"
-    by_clips: dict[str, list[Model]] = {}
-    for model in studies.models:
-        if "test" in model.metrics["splits"]:
-            by_clips.setdefault(_clips(model), []).append(model)
-    labels = model_labels(studies)
-    rows = [_lead_row(one, other, labels) for models in by_clips.values() for one, other in _pairs(models)]
+    groups = same_clips(scored(studies))
+    rows = [_lead_row(one, other) for models in groups for one, other in _pairs(models)]
     if not rows:
         reason = (
             "There are no two models to compare: that takes a chosen model and another one scored on the same clips."
@@ -154,8 +150,8 @@ def leads(studies: Studies) -> Item:
         "scored on the same resampled groups and clips. The intervals tell how much hangs on the choice of test clips, "
         f"not on the seed of the training. Each holds by itself; n = {counted(len(rows), 'comparison', 'comparisons')}."
     )
-    if len(by_clips) > 1:
-        parts = [", ".join(dict.fromkeys(model.study for model in models)) for models in by_clips.values()]
+    if len(groups) > 1:
+        parts = [", ".join(dict.fromkeys(model.study.name for model in models)) for models in groups]
         words = (
             f"Not all studies were scored on the same test clips, and models are compared only where they were: "
             f"{'; '.join(parts)}. {words}"
@@ -163,26 +159,10 @@ def leads(studies: Studies) -> Item:
     return Table(name, title, words, pd.DataFrame(rows), dict.fromkeys(("difference", "low", "high"), "+.3f"))
 
 
-def model_labels(studies: Studies) -> dict[tuple[str, int], str]:
-    """What each model is called where several studies meet: its name, with its study's where names recur."""
-    names = [model.name for model in studies.models]
-    return {
-        (model.study, model.trial): f"{model.name} ({model.study})" if names.count(model.name) > 1 else model.name
-        for model in studies.models
-    }
-
-
-def _clips(model: Model) -> str:
-    """What a model was scored on: equal for equal classes and equal clips with equal groups and labels."""
-    table = model.predictions
-    test = table[table["split"] == "test"].sort_values("name")[["name", "group", "true"]]
-    return f"{classes_of(table)} {test.to_csv(index=False)}"
-
-
-def _pairs(models: list[Model]) -> Iterator[tuple[Model, Model]]:
+def _pairs(models: list[Scored]) -> Iterator[tuple[Scored, Scored]]:
     """Whom to compare with whom among models on the same clips, best on tune first."""
-    chosen = [model for model in models if model.chosen]
-    recipes = [model for model in models if model.baseline]
+    chosen = [model for model in models if model.model.chosen]
+    recipes = [model for model in models if model.model.baseline]
     against = [*chosen[:1], *recipes[:1]]
     if len(against) == 2 and against[0] is against[1]:
         against = recipes[:2]  # the leader is itself the best of the recipes, and is compared with the next
@@ -190,23 +170,22 @@ def _pairs(models: list[Model]) -> Iterator[tuple[Model, Model]]:
         yield from ((model, other) for other in against if other is not model)
 
 
-def _lead_row(one: Model, other: Model, labels: dict[tuple[str, int], str]) -> dict[str, Any]:
-    name, against = (labels[model.study, model.trial] for model in (one, other))
-    lead = difference(one.predictions, other.predictions, "test")
-    low, high = lead["interval"] or (None, None)
+def _lead_row(one: Scored, other: Scored) -> dict[str, Any]:
+    lead = predictions.disagreement(one.test, other.test)
+    low, high = lead.interval or (None, None)
     return {
-        "model": name,
-        "against": against,
-        "difference": lead["difference"],
+        "model": one.label,
+        "against": other.label,
+        "difference": lead.difference,
         "low": low,
         "high": high,
-        "clips": one.metrics["splits"]["test"]["clips"],
-        "groups": lead["groups"],
-        "conclusion": conclusion(name, against, lead["interval"]),
+        "clips": len(one.test),
+        "groups": one.test["group"].nunique(),
+        "conclusion": conclusion(one.label, other.label, lead.interval),
     }
 
 
-def conclusion(one: str, other: str, interval: list[float] | None) -> str:
+def conclusion(one: str, other: str, interval: predictions.Interval | None) -> str:
     """What may be concluded from the interval of a lead of `one` over `other`."""
     if interval is None:
         return "Nothing may be concluded: some class has a single clip, so there is no interval."
@@ -243,11 +222,6 @@ def front(studies: Studies, cost: str, where: str = "") -> Item:
 def front_data(studies: Studies, cost: str) -> pd.DataFrame:
     """The full trials whose score and cost are known, cheapest first: who they are, both, and whether on the front."""
     trials = studies.trials
-    known = {(model.study, model.trial): model.metrics["trainable_parameters"] for model in studies.models}
-    if cost == "trainable_parameters" and known:
-        # Studies of early versions name the number of parameters of scored models only.
-        scored = pd.Series([known.get(key) for key in zip(trials["study"], trials["trial"], strict=True)], trials.index)
-        trials = trials.assign(trainable_parameters=trials[cost].fillna(pd.to_numeric(scored).astype("Int64")))
     data = trials.loc[trials["full"], ["study", "family", "trial", "name", "origin", "chosen", cost, "score"]]
     data = data.dropna(subset=[cost, "score"])
     data = data[data[cost] > 0]  # a logarithm is taken

@@ -20,6 +20,7 @@ from analysis.figures.interactions import loss_and_width, pairs
 from analysis.figures.panels import Panel
 from analysis.figures.scales import Scale
 from analysis.load import Studies, Study
+from search.adapt import SMALL_PICTURES
 from spaces.domains import Choice, Float, Int, Param
 
 _LANES = 10
@@ -186,7 +187,8 @@ def slices(study: Study, order: Sequence[str]) -> Iterator[Figure | Missing]:
             f"n = {len(rows)} trials."
         )
         yield Figure(
-            style.file_name("slices", study.name, *([str(part + 1)] if parts > 1 else [])),
+            # A number after the study's name might be another study's.
+            style.file_name(f"slices{part + 1}" if parts > 1 else "slices", study.name),
             title + number,
             caption,
             rows[kept + [axis.column for axis in shown]],
@@ -322,11 +324,8 @@ def edge(param: Param, value: Any) -> str | None:
 
 def _cut_by_corpus(study: Study, param: Param, end: str) -> bool:
     """Whether a range ends where the corpus' clips do, rather than where the family's space does."""
-    if param.name != "seconds" or end == "lower" or _restricted(study, param) or study.family not in spaces.names():
-        return False
-    own = next((_numbers(own) for own in spaces.load(study.family).params if own.name == param.name), None)
-    here = _numbers(param)
-    return own is not None and here is not None and here[1] < own[1]
+    known = study.family in spaces.names() and not _restricted(study, param)
+    return known and param.name == "seconds" and end == "upper" and _goes_on(study, param, end)
 
 
 def _numbers(param: Param) -> tuple[float, float] | None:
@@ -349,9 +348,23 @@ def _lowest(param: Param) -> bool:
 
 def _advice(param: Param, end: str, study: Study) -> str:
     words = "larger" if end == "upper" else "smaller"
-    if wish := _restricted(study, param):
-        return f"--fix {wish} restricted it: search again with {words} values allowed."
-    return f"Search again with {words} values: widen the range in the family's space."
+    wish = _restricted(study, param)
+    if not wish or not _goes_on(study, param, end):
+        return f"Search again with {words} values: widen the range in the family's space."
+    if wish == SMALL_PICTURES:
+        return (
+            f"Without a GPU, studies try small pictures alone: search again with --fix {param.name}=… and {words} ones."
+        )
+    return f"--fix {wish} restricted it: search again with {words} values allowed."
+
+
+def _goes_on(study: Study, param: Param, end: str) -> bool:
+    """Whether the family's own range goes beyond that end of the study's; so it may be taken where none is known."""
+    if study.family not in spaces.names():
+        return True
+    own = next((_numbers(own) for own in spaces.load(study.family).params if own.name == param.name), None)
+    here = _numbers(param)
+    return own is None or here is None or (own[1] > here[1] if end == "upper" else own[0] < here[0])
 
 
 def _restricted(study: Study, param: Param) -> str | None:

@@ -18,7 +18,7 @@ from analysis.load import Studies, Study
 from trainables.corpora.wording import counted
 
 MANY = 100  # curves beyond which they are drawn as pixels, or an SVG takes a browser seconds
-FEW_GROUPS = 10
+FEW_GROUPS, FEW_IN_A_CLASS = 10, 3
 
 MARKERS = {"published": "s", "default": "D", "sampled": "o"}
 ORIGINS = {"published": "published recipe", "default": "default", "sampled": "sampled"}
@@ -34,9 +34,23 @@ def items(studies: Studies) -> Iterator[Item]:
         yield curves(study)
 
 
-def chance(study: Study) -> float:
-    """The balanced accuracy of a model that always names one class."""
-    return 1 / len(study.spec["classes"])
+def groups_by_class(study: Study, split: str) -> dict[str, int]:
+    """How many groups each class of a split has; of a study of an early version, which does not tell, nothing."""
+    found: dict[str, int] = study.spec["splits"].get(split, {}).get("groups_by_class", {})
+    return found
+
+
+def chance(study: Study, split: str = "tune") -> float:
+    """The balanced accuracy of a model that always names one class that a split has."""
+    return 1 / len(groups_by_class(study, split) or study.spec["classes"])
+
+
+def chance_words(study: Study, split: str = "tune") -> str:
+    """Chance and whence it comes; the mean is over the classes that a split has."""
+    classes = len(study.spec["classes"])
+    there = len(groups_by_class(study, split)) or classes
+    of = f"{there} of {classes} classes, which {split} has" if there < classes else f"{classes} classes"
+    return f"{chance(study, split):.3f} for {of}"
 
 
 def states(study: Study) -> str:
@@ -229,7 +243,7 @@ def curves(study: Study) -> Item:
     caption = (
         f"Balanced accuracy on tune after each epoch, of all trials of {study.name} that finished one. n = "
         f"{data['trial'].nunique()} of {states(study)}. Those not trained in full are faded, and the end of each is "
-        f"marked. The dotted line is chance, {chance(study):.3f}, for {len(study.spec['classes'])} classes."
+        f"marked. The dotted line is chance, {chance_words(study)}."
     )
     return Figure(name, title, caption, data, partial(draw_curves, family=study.family, chance=chance(study)))
 
@@ -285,6 +299,8 @@ def _thin(axes: Axes, part: pd.DataFrame, state: str, colour: str) -> None:
     look: dict[str, Any] = {"rasterized": len(lines) > MANY, "zorder": 3}
     if state == "complete":
         curves = LineCollection(lines, colors=colour, linewidths=0.9, alpha=0.75, label="trained in full", **look)
+        alone = np.array([line[0] for line in lines if len(line) == 1]).reshape(-1, 2)
+        axes.scatter(alone[:, 0], alone[:, 1], s=9, color=colour, alpha=0.75, linewidths=0, **look)
     else:
         curves = LineCollection(lines, colors=colour, linewidths=0.8, alpha=0.35, **look)
         shades: dict[str, dict[str, Any]] = {
@@ -317,7 +333,7 @@ def _nothing_full(study: Study) -> Iterator[str]:
 
 def _at_chance(study: Study) -> Iterator[str]:
     scores = study.trials["score"].dropna()
-    level = f"chance, {chance(study):.3f} for {len(study.spec['classes'])} classes"
+    level = f"chance, {chance_words(study)}"
     low = study.trials["score"].le(chance(study) + 1e-9).fillna(False).astype(bool)
     if len(scores) and low.sum() == len(scores):
         yield f"None of {counted(len(scores), 'trial', 'trials')} scored above {level}; the best: {scores.max():.3f}."
@@ -329,9 +345,9 @@ def _at_chance(study: Study) -> Iterator[str]:
 def _chosen_at_chance(study: Study) -> Iterator[str]:
     for test in (model.metrics["splits"].get("test") for model in study.models if model.chosen):
         limits = test and test["balanced_accuracy_interval"]
-        if limits and limits[0] <= chance(study):
+        if limits and limits[0] <= chance(study, "test"):
             yield (
-                f"On test the chosen model is not shown to be better than chance, {chance(study):.3f}: it has "
+                f"On test the chosen model is not shown to be better than chance, {chance(study, 'test'):.3f}: it has "
                 f"{test['balanced_accuracy']:.3f} (95 % interval {limits[0]:.3f} to {limits[1]:.3f})."
             )
         share = study.spec.get("majority_share", {}).get("test", -1.0)
@@ -381,9 +397,11 @@ def _few_groups(study: Study) -> Iterator[str]:
     classes = len(study.spec["classes"])
     for split, so in (("tune", "the choice rests on little"), ("test", "its intervals are too narrow")):
         groups = study.spec["splits"].get(split, {}).get("groups", 0)
-        if groups < max(FEW_GROUPS, 2 * classes):
+        # Where it is not told of each class, some class has at most its part.
+        fewest = min(groups_by_class(study, split).values(), default=groups // classes)
+        if groups < FEW_GROUPS or fewest < FEW_IN_A_CLASS:
             words = f"{counted(groups, 'group', 'groups')} for {classes} classes"
-            few = "few" if groups < FEW_GROUPS else "less than two a class"
+            few = "few" if groups < FEW_GROUPS else f"but of some class {fewest or 'none'}"
             yield f"{split.capitalize()} holds {words}, {few}: {so}."
 
 

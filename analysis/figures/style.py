@@ -17,12 +17,15 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Drawing
 
+import spaces
+
 INK, FAINT, PAPER = "#1b1b1b", "#9a9a9a", "#ffffff"
 # Words on the cells of a map, whose colours are the same in a dark page, where ink and paper are not.
 ON_LIGHT, ON_DARK = "#111111", "#fdfdfd"
 WIDTH = 7.2  # inches; a page's text is as wide
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#8c6d46")
+OTHERS = ("#6b6b6b", "#9b111e", "#7f8000")  # of families that are not the project's own
 FAMILIES = ("lstm", "blstm", "mlp", "cnn1d", "cnn2d", "vgg16", "googlenet", "resnet50")
 BLUES = LinearSegmentedColormap.from_list("etude", ["#ffffff", "#9ecae1", "#0072b2", "#08306b"])
 
@@ -63,10 +66,12 @@ def new(height: float = 3.2, width: float = WIDTH) -> Drawing:
 
 
 def family_colour(family: str) -> str:
-    """A family's colour, the same in every figure; families that are not the project's own get one by their name."""
+    """A family's colour, the same in every figure, and up to three families beyond the project's own have their own."""
     if family in FAMILIES:
         return COLOURS[FAMILIES.index(family)]
-    return COLOURS[int(hashlib.sha256(family.encode()).hexdigest(), 16) % len(COLOURS)]
+    others = [name for name in spaces.names() if name not in FAMILIES]
+    number = others.index(family) if family in others else int(hashlib.sha256(family.encode()).hexdigest(), 16)
+    return OTHERS[number % len(OTHERS)]
 
 
 def shorten(label: str, most: int = 18) -> str:

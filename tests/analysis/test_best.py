@@ -48,6 +48,7 @@ def test_costs_are_better_when_they_are_lower() -> None:
         True
     ] * 3
     assert not lower_is_better("best_tune_macro_f1")
+    assert lower_is_better("gpu_share")
 
 
 def test_mistakes_are_said() -> None:

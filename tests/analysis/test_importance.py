@@ -192,3 +192,19 @@ def test_the_figure_shows_fifteen_and_says_from_what(small: Study) -> None:
         assert (left.get_title(loc="left"), right.get_title(loc="left")) == ("PED-ANOVA", "fANOVA")
         assert style.svg(found.draw(found.data)) == style.svg(found.draw(found.data))
     pd.testing.assert_frame_equal(found.data, importance.importances(study))
+
+
+@pytest.mark.parametrize(
+    ("importances", "words"), [((None, None), "finds no difference"), ((0.5, None), "not in every")]
+)
+def test_what_has_no_bar_is_told_why(importances: tuple[float | None, ...], words: str) -> None:
+    rows = [
+        {"parameter": name, "method": method, "importance": value, "low": value, "high": value}
+        for method, values in ((importance.PED_ANOVA, importances), (importance.FANOVA, (0.4, 0.6)))
+        for name, value in zip(("depth", "pool"), values, strict=True)
+        if value is not None
+    ]
+    with style.context():
+        left, right = importance._draw(pd.DataFrame(rows)).axes
+    assert {text.get_text()[: len(words)] for text in left.texts} == {words}
+    assert not right.texts

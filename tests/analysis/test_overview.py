@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from analysis.figures import Figure, Item, Missing, Table, overview, style
-from analysis.load import Model, Studies, load_studies
+from analysis.load import Studies, load_studies
 from tests.analysis.made import make_study
 from tests.analysis.test_progress_figures import ODD, ORIGINS, REPORTS, drawn, outside, write_study
 
@@ -210,9 +210,9 @@ def test_names_that_recur_are_told_apart(copy: Path) -> None:
     studies = load_studies(copy / "lstm", copy / "again")
     leads = table(overview.leads(studies))
     assert leads.data[["model", "against"]].to_numpy().tolist() == [
-        ["lstm default (again)", "lstm-2018 (again)"],
-        ["lstm default (lstm)", "lstm default (again)"],
-        ["lstm default (lstm)", "lstm-2018 (again)"],
+        ["lstm default · again", "lstm-2018 · again"],
+        ["lstm default · lstm", "lstm default · again"],
+        ["lstm default · lstm", "lstm-2018 · again"],
     ]
 
 
@@ -376,8 +376,3 @@ def test_names_are_unique_and_figures_the_same_again(studies: Studies) -> None:
         if isinstance(item, Figure):
             with style.context():
                 assert style.svg(item.draw(item.data)) == style.svg(item.draw(item.data.copy()))
-
-
-def test_models_are_named_by_study_and_trial(studies: Studies) -> None:
-    model: Model = studies.models[0]
-    assert overview.model_labels(studies)[model.study, model.trial] == model.name

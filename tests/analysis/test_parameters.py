@@ -10,9 +10,11 @@ import pytest
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.tri import TriContourSet
 
+import spaces
 from analysis.figures import Figure, Missing, Table, interactions, parameters, scales, style
 from analysis.figures.scales import Scale, scale
 from analysis.load import Studies, Study, load_study
+from search.adapt import SMALL_PICTURES, fixed
 from spaces.domains import Choice, Float, Int, Param
 from tests.analysis.made import make_study
 
@@ -313,10 +315,39 @@ def test_values_at_the_edge_are_named_with_advice(study: Study) -> None:
             "value": "16",
             "range": "16 | 32 | 64 | 128 | 256 | 512 | 1024",
             "edge": "lower",
-            "advice": "--fix batch_size=16..1024 restricted it: search again with smaller values allowed.",
+            "advice": "Search again with smaller values: widen the range in the family's space.",
         },
     ]
     assert str(study.trials.loc[study.trials["chosen"], "name"].iloc[0]) in found.caption
+
+
+@pytest.mark.parametrize(
+    ("name", "wish", "value", "advice"),
+    [
+        ("batch_size", "batch_size=64,128", 64, "--fix batch_size=64,128 restricted it: search again with smaller"),
+        ("batch_size", "batch_size=512,1024", 1024, "widen the range in the family's space"),  # which ends there too
+        ("picture_size", SMALL_PICTURES, 64, "search again with --fix picture_size=… and larger ones"),
+    ],
+)
+def test_a_wish_is_blamed_for_the_end_that_it_made(study: Study, name: str, wish: str, value: int, advice: str) -> None:
+    space = fixed(spaces.load("mlp" if name == "batch_size" else "cnn2d"), (wish,))
+    spec = {**study.spec, "fixed": [wish], "space": {"name": space.name}}
+    found = dataclasses.replace(study, spec=spec, trials=study.trials.assign(**{f"param.{name}": value}))
+    vars(found)["space"] = dataclasses.replace(space, params=tuple(p for p in space.params if p.name == name))
+    table = parameters.edges(found)
+    assert isinstance(table, Table)
+    assert advice in table.data["advice"].iloc[0]
+
+
+def test_the_slices_of_two_studies_have_names_of_their_own(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of many parameters come in parts; another study's name may be the first one's with a number."""
+    first, second = (dataclasses.replace(study, name=name) for name in ("blstm-demo", "blstm-demo-2"))
+    monkeypatch.setattr(parameters, "_PANELS", 100)
+    whole = [item.name for item in parameters.slices(second, [])]
+    monkeypatch.setattr(parameters, "_PANELS", 5)
+    parts = [item.name for item in parameters.slices(first, [])]
+    assert (len(whole), len(parts) > 1) == (1, True)
+    assert len({*whole, *parts}) == 1 + len(parts)
 
 
 def test_no_value_at_the_edge_is_said(study: Study) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure as Drawing
 from matplotlib.text import Text
 
@@ -327,6 +327,35 @@ def test_warnings_of_chance(tmp_path: Path) -> None:
     assert "chance" not in warned(write_study(tmp_path / "c", ("default", "sampled"), reports))
 
 
+def test_chance_is_that_of_the_classes_that_a_split_has(tmp_path: Path) -> None:
+    """A class with one training group has none in tune: to name one of the two others always scores a half."""
+    splits = {
+        "tune": {"clips": 20, "groups": 10, "groups_by_class": {"a": 5, "b": 5}},
+        "test": {"clips": 20, "groups": 10, "groups_by_class": {"a": 4, "b": 3, "c": 3}},
+    }
+    reports = (Report(0, 0.5, "complete"), Report(1, 0.4, "stop"))
+    study = write_study(tmp_path / "a", ("default", "sampled"), reports, splits=splits, classes=list("abc"))
+    text = "None of 2 trials scored above chance, 0.500 for 2 of 3 classes, which tune has; the best: 0.500."
+    assert text in warned(study)
+    assert progress.chance(study, "test") == pytest.approx(1 / 3)
+    curves = next(item for item in progress.items(Studies((study,))) if item.name.startswith("curves"))
+    assert isinstance(curves, Figure)
+    assert "chance, 0.500 for 2 of 3 classes" in curves.caption
+
+
+def test_a_trial_of_one_epoch_is_seen(tmp_path: Path) -> None:
+    """As a point: a line of one place is none."""
+    study = write_study(
+        tmp_path / "a", ("sampled", "sampled"), (Report(0, 0.5, "complete"), Report(1, 0.6, "complete"))
+    )
+    figure = progress.curves(study)
+    assert isinstance(figure, Figure)
+    with style.context():
+        axes = figure.draw(figure.data).axes[0]
+    points = [found.get_offsets() for found in axes.collections if isinstance(found, PathCollection)]
+    assert [0.5] in [list(part[:, 1]) for part in points], "the one that was not chosen"
+
+
 def test_warnings_of_a_study_without_a_full_trial(tmp_path: Path) -> None:
     found = warned(write_study(tmp_path / "a", ("published", "sampled"), (Report(0, None, "fail"), Report(1, 0.4))))
     assert "none could be chosen. There are 2 trials: 1 failed, 1 unfinished." in found
@@ -346,10 +375,18 @@ def test_warnings_of_groups_and_of_the_last_epoch(tmp_path: Path) -> None:
     found = warned(write_study(tmp_path / "c", ("default", "sampled"), reports))
     assert "best in its last epoch" not in found
     assert "It is unfinished: 2 of 2 trials have begun, and 1 of them have not ended." in found
-    many = {"tune": {"clips": 24, "groups": 12}, "test": {"clips": 24, "groups": 11}}
+    many = {"tune": {"clips": 24, "groups": 18}, "test": {"clips": 24, "groups": 17}}
     found = warned(write_study(tmp_path / "b", (), (), splits=many, classes=list("abcdef")))
     assert "Tune holds" not in found
-    assert "Test holds 11 groups for 6 classes, less than two a class: its intervals are too narrow." in found
+    assert "Test holds 17 groups for 6 classes, but of some class 2: its intervals are too narrow." in found
+    # Speakers who say all words, and instruments of which some class has one.
+    told = {
+        "tune": {"clips": 80, "groups": 10, "groups_by_class": dict.fromkeys("abcdef", 10)},
+        "test": {"clips": 80, "groups": 40, "groups_by_class": {**dict.fromkeys("abcde", 8), "f": 1}},
+    }
+    found = warned(write_study(tmp_path / "d", (), (), splits=told, classes=list("abcdef")))
+    assert "Tune holds" not in found
+    assert "Test holds 40 groups for 6 classes, but of some class 1: its intervals are too narrow." in found
 
 
 def test_warning_of_a_recipe_that_was_changed(study: Study, tmp_path: Path) -> None:

@@ -220,4 +220,10 @@ def test_file_names_are_safe_and_differ() -> None:
 
 def test_a_familys_colour_is_its_own() -> None:
     assert len({style.family_colour(family) for family in style.FAMILIES}) == len(style.FAMILIES) == 8
-    assert style.family_colour("gru") in style.COLOURS
+    assert style.family_colour("gru") in style.OTHERS
+
+
+def test_families_of_ones_own_have_colours_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(style.spaces, "names", lambda: ("attention", "gru", *style.FAMILIES, "tcn"))
+    own = [style.family_colour(family) for family in (*style.FAMILIES, "attention", "gru", "tcn")]
+    assert len(set(own)) == 11

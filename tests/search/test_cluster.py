@@ -14,7 +14,7 @@ import ray
 
 import spaces
 from search.engine import Engine, State
-from search.finish import finish
+from search.finish import _score, finish
 from search.machines import Machines
 from search.records import EPOCHS, TRIALS, Journal, read_rows
 from search.slots import Resources
@@ -212,6 +212,11 @@ def test_the_end_leaves_everything_needed_to_use_and_believe_the_winner(
         assert untimed(finish(engine)["best"]) == untimed(found["best"]), f"made again without {name} and checkpoints"
         assert untimed(json.loads((best / "metrics.json").read_bytes())) == untimed(json.loads(first))
         assert (best / "model.safetensors").read_bytes() == (tmp_path / "kept").read_bytes()
+
+    shutil.rmtree(tmp_path / "checkpoints")
+    elsewhere = dataclasses.replace(winner, score=0.999)  # as if it had been trained on another kind of machine
+    record = _score(engine, elsewhere, tmp_path / "elsewhere")
+    assert (record["score"], record["score_again"]) == (0.999, winner.score)
 
     again = retrain.retrain(best / "config.json", tmp_path / "again")
     assert again == json.loads(first)["splits"], "the winner trained from its config.json alone gives the same scores"

@@ -72,6 +72,15 @@ def test_a_wish_concerns_the_families_that_have_the_parameter(given: Any) -> Non
         settled(given("--space", "lstm,mlp", "--fix", "layer=2"))
 
 
+def test_what_is_recorded_means_the_same_from_another_folder(
+    given: Any, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_corpus.parent)
+    arguments = ("--space", "lstm,resnet50", "--data", f"nsynth:{tiny_corpus.name}", "--weights", "none")
+    _, recorded, _ = settled(given(*arguments))
+    assert (recorded.data, recorded.weights) == (f"nsynth:{tiny_corpus}", "none")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

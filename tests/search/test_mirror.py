@@ -102,6 +102,44 @@ def test_a_row_that_is_no_json_is_named(place: Path) -> None:
         list(mirror._rows_there())
 
 
+def test_a_model_that_got_there_in_part_is_not_taken_for_the_one_before(
+    place: Path, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted between any two files, `metrics.json` there is that of the model before, or of all that is there."""
+    mirror = mirror_of(place)
+    assert mirror
+    names = ("config.json", "metrics.json", "model.safetensors", "predictions.parquet")
+
+    def model(content: str) -> None:
+        (place / "best").mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (place / "best" / name).write_text(content)
+
+    model("before")
+    mirror.push_all()
+    model("now")
+    put = mirror._put
+
+    def lost_after(count: int) -> None:
+        left = iter(range(count))
+
+        def put_some(name: str, content: bytes) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            put(name, content)
+
+        monkeypatch.setattr(mirror, "_put", put_some)
+
+    for count in range(len(names)):
+        lost_after(count)
+        with pytest.raises(KeyboardInterrupt):
+            mirror.push_all()
+        assert (mirror.remote / "best").read("metrics.json") == b"before"
+    lost_after(len(names))
+    mirror.push_all()
+    assert {(mirror.remote / "best").read(name) for name in names} == {b"now"}
+
+
 def test_two_histories_of_one_study_are_refused(place: Path) -> None:
     journal, mirror = opened(place)
     write(journal, range(1))

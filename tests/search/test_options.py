@@ -295,6 +295,18 @@ def test_a_study_from_elsewhere_does_not_decide_what_is_imported(settle: Settle)
         settle("--resume", "--name", "mine")
 
 
+@pytest.mark.parametrize(
+    ("storage", "message"),
+    [
+        ("s3:/bucket/x", "must be a folder or an address such as"),
+        (f"/tmp/{'x' * 300}", "cannot be .*File name too long"),
+    ],
+)
+def test_a_storage_that_cannot_be_one_is_refused_in_a_sentence(storage: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        places.storage(parsed("--storage", storage))
+
+
 def test_an_address_with_a_password_is_not_repeated() -> None:
     with pytest.raises(UserError, match="--storage must be a plain address") as caught:
         places.storage(parsed("--storage", "S3://me:secret@bucket/x"))
@@ -482,7 +494,7 @@ def test_a_recipe_that_cannot_fit_is_refused_with_advice_that_holds(
     """On a machine of four cores, where a trial has the memory of as many as it is given."""
     wishes = [word for fix in fixes for word in ("--fix", fix)]
     spec, _, corpus = settle("--baseline", "cnn2d-genre", *wishes)
-    monkeypatch.setattr(preflight.psutil, "cpu_count", lambda: 4)
+    monkeypatch.setattr(preflight, "cores", lambda: 4)
     cores = 1 if fixes and share_gb > 1 else 9
     monkeypatch.setattr(preflight, "local_share_bytes", lambda n: int(1e9 * share_gb * (n if cores == 1 else 1)))
     with pytest.raises(UserError, match=advice) as caught:

@@ -9,10 +9,11 @@ import pytest
 from rich.console import Console
 
 from search.engine import Engine
-from search.progress import Tally, Terminal, View, duration, printable, quiet
+from search.progress import Tally, Terminal, View, duration, printable, quiet, unbroken
 from search.records import Journal
 from search.study import StudySpec
-from search.summary import _table, describe, resume_command, summary
+from search.summary import _table, describe, report_command, resume_command, summary
+from tests.conftest import ROOT
 from tests.search.test_engine import curve, drive
 
 
@@ -164,8 +165,13 @@ def test_the_end_names_the_winner_the_baselines_and_the_place(tmp_path: Path) ->
         "baselines": {"blstm-2022-source": published},
         "against_baselines": {"blstm-2022-source": {"difference": 0.1, "interval": [0.02, 0.2], "groups": 19}},
     }
+
+    def tenth(split: str) -> float:
+        assert split in ("tune", "test")
+        return 0.1
+
     screen, out = terminal(live=False)
-    screen.console.print(describe(found, [str(n) for n in range(10)]))
+    screen.console.print(describe(found, tenth))
     text = out.getvalue()
     assert "6 trials, 100 epochs: 2 trained in full (to epoch 27 or their own end), 3" in text
     assert "(2 at 3, 1 at 9); 62 min" in text
@@ -182,15 +188,19 @@ def test_the_end_names_the_winner_the_baselines_and_the_place(tmp_path: Path) ->
     assert str(tmp_path / "study") in text
 
     screen, out = terminal(live=False)
-    screen.console.print(describe({**found, "state": "failed", "best": None}, ["a", "b"]))
+    screen.console.print(describe({**found, "state": "failed", "best": None}, tenth))
     assert "No trial reached full length" in out.getvalue()
     screen, out = terminal(live=False)
-    screen.console.print(describe({**found, "state": "interrupted"}, ["a", "b"]))
+    screen.console.print(describe({**found, "state": "interrupted"}, tenth))
     assert "python search/run.py --resume --name study" in out.getvalue()
     screen, out = terminal(live=False)
     chance = {**model, "splits": {name: {**scores, "balanced_accuracy": 0.11} for name in ("tune", "valid", "test")}}
-    screen.console.print(describe({**found, "best": chance}, [str(n) for n in range(10)]))
+    screen.console.print(describe({**found, "best": chance}, tenth))
     assert "Warning: 0.110 on test is hardly better than chance" in out.getvalue()
+    assert "trained again" not in out.getvalue()
+    screen, out = terminal(live=False)
+    screen.console.print(describe({**found, "best": {**model, "score": 0.5, "score_again": 0.4}}, tenth))
+    assert "what is scored has 0.4000 on tune where 0.5000 was chosen" in out.getvalue()
 
 
 @pytest.mark.parametrize("name", ["trial 12 (default)", "blstm-2022-source"])
@@ -211,6 +221,28 @@ def test_the_table_is_whole_at_80_columns_whatever_wins(name: str) -> None:
 
 def test_control_characters_are_shown_and_not_sent() -> None:
     assert printable("a\x1b[31mb\nc ü") == "a\\x1b[31mb\\nc ü"
+
+
+def test_what_is_to_be_copied_is_not_cut_at_the_edge_of_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    out = io.StringIO()
+    command = "  python search/run.py --resume --name study --storage /mnt/data/studies"
+    Terminal(out, Console(file=out, force_terminal=True, color_system=None)).show(unbroken(command))
+    assert out.getvalue().rstrip() == command
+
+
+def test_commands_find_this_python_and_this_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / "python"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    monkeypatch.setattr("sys.executable", str(program))
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.chdir(tmp_path)
+    assert report_command("studies/x") == "bin/python -m analysis studies/x"
+    assert resume_command(tmp_path / "studies" / "x") == f"bin/python {ROOT}/search/run.py --resume --name x"
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin")
+    monkeypatch.chdir(ROOT)
+    assert resume_command(ROOT / "studies" / "x") == "python search/run.py --resume --name x"
 
 
 def test_the_resume_command_can_be_pasted(tmp_path: Path, make_spec: Callable[..., StudySpec]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from search import machines, preflight, trial
+from search import machines, options, preflight, trial
 from search.slots import Cluster, Machine, choose, gpu_share, machines_to_come, room
 from trainables.errors import UserError
 
@@ -134,16 +134,28 @@ def test_there_is_always_room_for_the_trial_that_asks_for_a_machine() -> None:
 
 
 def test_the_estimate_for_this_machine_goes_by_the_same_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psutil.cpu_count", lambda: 8)
+    def slots(cpus: int, *arguments: str) -> int:
+        given = options.parse(["--space", "lstm", *arguments])
+        assert given
+        return preflight.local_slots(cpus, given)
+
+    monkeypatch.setattr(preflight, "cores", lambda: 8)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert preflight.local_slots(1, None, None) == 2
-    assert preflight.local_slots(1, 0.4, None) == 4
-    assert preflight.local_slots(1, 0.0, None) == 8
-    assert preflight.local_slots(1, 0.25, 3) == 3
+    assert slots(1) == 2
+    assert slots(1, "--gpus-per-trial", "0.4") == 4
+    assert slots(1, "--gpus-per-trial", "0") == 8
+    assert slots(1, "--gpus-per-trial", "0.25", "--concurrency", "3") == 3
     with pytest.raises(UserError, match="--gpus-per-trial is 3 and this machine has 2 GPUs"):
-        preflight.local_slots(1, 3.0, None)
+        slots(1, "--gpus-per-trial", "3")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert preflight.local_slots(3, None, None) == 2
+    assert slots(3) == 2
+
+
+def test_a_plan_for_a_cluster_may_ask_for_more_than_this_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "cores", lambda: 4)
+    given = options.parse(["--space", "lstm", "--address", "head:1", "--gpus-per-trial", "1"])
+    assert given
+    assert preflight.local_slots(8, given) == 1
 
 
 class Fleet:

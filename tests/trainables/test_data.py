@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from trainables import corpora, data
+from trainables import corpora, data, shelf
 from trainables.config import DataConfig
 from trainables.corpora.splits import SPLITS
 from trainables.errors import UserError
+from trainables.features.picture import Picture
 from trainables.features.waveform import Waveform
 
 CPU = torch.device("cpu")
@@ -94,6 +95,34 @@ def test_whole_clips_are_as_long_as_the_longest(corpus_config: DataConfig) -> No
 @pytest.mark.parametrize(("shape", "batch"), [((100, 160), 512), ((3, 512, 512), 21), ((1, 10**9), 1)])
 def test_scoring_takes_as_many_examples_as_fit_64_mb(shape: tuple[int, ...], batch: int) -> None:
     assert data.evaluation_batch(shape) == batch
+
+
+def test_pictures_of_all_colours_are_prepared_once(
+    corpus_config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = data.load(corpus_config)
+    monkeypatch.setattr(shelf, "cache_folder", lambda: tmp_path)
+    how = Picture(
+        excerpt="first",
+        seconds=0.2,
+        frame_samples=256,
+        hop_samples=128,
+        frequency="mel",
+        log=True,
+        colour="none",
+        size=8,
+    )
+    some = torch.arange(3)
+    grey = data.part(dataset, "tune", how, CPU, shared=True).fetch(some)
+    coloured = replace(how, colour="viridis")
+    found = data.part(dataset, "tune", coloured, CPU, shared=True).fetch(some)
+    assert len(list((tmp_path / "prepared").glob("*.npy"))) == 1
+    assert grey.shape == (3, 1, 8, 8)
+    assert torch.equal(found, data.part(dataset, "tune", coloured, CPU).fetch(some))
+    data.part(dataset, "tune", replace(how, log=False), CPU, shared=True)
+    assert len(list((tmp_path / "prepared").glob("*.npy"))) == 2
+    with pytest.raises(UserError, match="colour"):
+        data.part(dataset, "tune", replace(how, colour="no such map"), CPU, shared=True).fetch(some)
 
 
 @pytest.mark.parametrize(("spare", "kept"), [(0, True), (-1, False)])

@@ -137,6 +137,39 @@ def test_a_class_with_a_single_clip_leaves_no_interval() -> None:
     assert scoring.difference(one, other, "test") == {"difference": 0.5, "interval": None, "groups": 3}
 
 
+def test_groups_with_clips_of_several_classes_are_drawn_from_among_all_of_them() -> None:
+    """Speakers who say all words: each is missing in about (1 - 1/6)^6 = 0.33 of the resamples, whatever they say most.
+
+    Those that speak one of the other words alone are drawn among themselves, so that no word is ever missing.
+    """
+    speakers = [f"s{n}" for n in range(6)]
+    groups, true = [], []
+    for n, speaker in enumerate(speakers):
+        for word in range(3):
+            repeats = 4 if word == n % 3 else 2
+            groups += [speaker] * repeats
+            true += [word] * repeats
+    groups += ["t0"] * 4 + ["t1"] * 4
+    true += [3] * 8
+    names = np.array(groups)
+    drawn = [set(names[rows]) for rows in scoring.resamples(np.array(true), names, seed=0)]
+    for speaker in speakers:
+        assert 0.29 < np.mean([speaker not in found for found in drawn]) < 0.38
+    assert all({"t0", "t1"} & found for found in drawn)
+    assert 0.45 < np.mean([{"t0", "t1"} <= found for found in drawn]) < 0.55
+
+
+def test_an_interval_knows_how_much_speakers_differ() -> None:
+    """Five of ten speakers are always understood, five never, each saying two words, most of them the one."""
+    true = ["bass", "organ", "organ"] * 5 + ["bass", "bass", "organ"] * 5
+    groups = [f"s{n}" for n in range(10) for _ in range(3)]
+    right = [n in (0, 1, 2, 3, 4) for n in range(10) for _ in range(3)]
+    said = [t if r else {"bass": "organ", "organ": "bass"}[t] for t, r in zip(true, right, strict=True)]
+    low, high = scoring.summarise(table(true, said, groups))["test"]["balanced_accuracy_interval"]
+    assert low < 0.25
+    assert high > 0.75
+
+
 def test_the_difference_of_two_models_is_paired() -> None:
     """Both right on the same 60 clips, one also on 12 more: its lead is certain though either score is not."""
     true = [name for name in CLASSES for _ in range(30)]

@@ -536,3 +536,14 @@ def test_a_late_failure_keeps_the_score_and_the_weights_of_before(
     list(islice(loop.train(config, sound, tmp_path / "two"), 2))
     assert equal(load_file(tmp_path / "failed" / WEIGHTS), load_file(tmp_path / "two" / WEIGHTS))
     assert run(config, data, tmp_path / "failed") == reports
+
+
+def test_recurrent_networks_compute_in_single_precision_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of half precision Torch gives them float16 alone, without a scaled loss."""
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    dense, recurrent = torch.nn.Linear(2, 2), torch.nn.Sequential(torch.nn.LSTM(2, 2))
+    for supported in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, found=supported: found)
+        assert loop._half_precision(dense, gpu) is supported
+        assert not loop._half_precision(recurrent, gpu)
+        assert not loop._half_precision(dense, cpu)

@@ -110,6 +110,36 @@ def refusal(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:
     return caught.value.code
 
 
+def test_a_run_that_diverges_says_so(best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = json.loads((best / "config.json").read_text())
+    config = TrialConfig.from_json(record["config"])
+    wild = replace(config, training=replace(config.training, optimiser="sgd", learning_rate=1e30, clip_norm=0.0))
+    (tmp_path / "config.json").write_text(json.dumps({"config": wild.to_json()}))
+    said = refusal(monkeypatch, tmp_path / "config.json", tmp_path / "new")
+    assert "must train without diverging, but" in said
+    assert "in epoch " in said
+
+
+def test_a_reader_that_has_gone_costs_no_training(best: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "trainables.retrain", str(best), str(tmp_path / "new")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+    assert stored(tmp_path / "new") == stored(best)
+
+
+def test_what_cannot_be_read_is_not_blamed_on_the_new_folder(
+    best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "trial_data", lambda *_: (tmp_path / "corpus" / "labels.csv").read_text())
+    said = refusal(monkeypatch, best, tmp_path / "new")
+    assert f"{tmp_path}/corpus/labels.csv cannot be used (No such file or directory)" in said
+    assert "File name too long" in refusal(monkeypatch, "x" * 300)
+
+
 def test_help_says_what_is_expected(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("--help", "-h"):
         asked(monkeypatch, name)

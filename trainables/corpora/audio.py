@@ -125,7 +125,7 @@ def begins_as_mp3(data: bytes) -> bool:
 def check_size(size: int, most: int = MAX_FILE_BYTES) -> None:
     """Raise BadAudio for a file of more bytes than are ever read into memory."""
     if size > most:
-        raise BadAudio(f"too large: {size:,} bytes, where at most {most:,} are read")
+        raise BadAudio(f"too large: {size:,} bytes, where at most {most:,} are read; cut it, or store it as FLAC")
 
 
 def check_lengths(data: bytes) -> None:

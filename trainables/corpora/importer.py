@@ -5,6 +5,7 @@ one process. What bounds the speed is the disk, with folders, and decompression,
 (benchmarks/import_memory.md).
 """
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -60,9 +61,20 @@ class Outcome:
     reason: str = ""
 
 
+# Where a container's quota of cores is told, in the second version of control groups and in the first.
+_CGROUP = Path("/sys/fs/cgroup")
+_QUOTAS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
+
+
 def cores() -> int:
-    """The number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The number of cores that this process may use: those it is bound to, within its container's quota."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for names in _QUOTAS:
+        with contextlib.suppress(OSError, ValueError):  # there is no such file, or it says "max"
+            quota, period = (int(word) for name in names for word in (_CGROUP / name).read_text().split())
+            if quota > 0:
+                found = min(found, max(1, quota // period))
+    return found
 
 
 def decode_corpus(

@@ -117,7 +117,9 @@ class Journal:
             recent.append((intact[1], index, entry))
             intact = (index + 1, end, entry.offset + entry.samples)
         # After a power cut the files may be long enough and yet hold zeros. Older clips were synced.
-        samples = np.memmap(self.samples_path, dtype="<i2", mode="r") if held else np.zeros(0, "<i2")
+        samples = np.zeros(0, "<i2")
+        if held:  # whole samples; an odd byte may be left at the end
+            samples = np.memmap(self.samples_path, dtype="<i2", mode="r", shape=(held,))
         for start, index, entry in recent:
             stored = samples[entry.offset : entry.offset + entry.samples]
             if entry.samples and samples_digest(stored) != entry.digest:

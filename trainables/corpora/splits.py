@@ -48,6 +48,17 @@ class Split:
         """Clips and groups of each split."""
         return {name: {"clips": len(rows), "groups": len(set(self.groups[rows]))} for name, rows in self.rows.items()}
 
+    def groups_by_class(self, name: str) -> dict[str, int]:
+        """How many groups each class has that occurs in one split."""
+        rows = self.rows[name]
+        pairs = set(zip(self.labels[rows].tolist(), self.groups[rows], strict=True))
+        counts = Counter(label for label, _ in pairs)
+        return {self.classes[label]: counts[label] for label in sorted(counts)}
+
+    def chance(self, name: str) -> float:
+        """The balanced accuracy of always naming one class that occurs in a split."""
+        return 1 / len(np.unique(self.labels[self.rows[name]]))
+
     def majority_share(self, name: str) -> float:
         """The accuracy of always naming the most frequent class of one split."""
         counts = np.bincount(self.labels[self.rows[name]])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.features.waveform import Waveform
+from trainables.models.mlp import head
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Recurrent(nn.Module):
             for size, width in zip(inputs, config.widths, strict=False)
         )
         self.between = nn.Dropout(config.dropout)
-        self.head = _head(inputs[-1], config.dense, config.dropout, n_classes)
+        self.head = head(inputs[-1], config.dense, n_classes, config.dropout, dropout_after=(1,))
         if config.convention == "keras":
             self._follow_keras()
 
@@ -99,15 +100,3 @@ class Recurrent(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-
-
-def _head(inputs: int, dense: tuple[int, ...], dropout: float, n_classes: int) -> nn.Sequential:
-    sizes = (inputs, *dense)
-    layers: list[nn.Module] = []
-    for index, width in enumerate(dense):
-        layers += [nn.Linear(sizes[index], width), nn.ReLU()]
-        if index == 0:
-            layers.append(nn.Dropout(dropout))
-    if not dense:
-        layers.append(nn.Dropout(dropout))
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], n_classes))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainables.corpora import journal, store
+from trainables.corpora import importer, journal, store
 from trainables.corpora.audio import samples_digest
 from trainables.corpora.journal import Entry, Journal
 from trainables.corpora.store import disk_needed, find_store, load_store, open_store
@@ -214,9 +214,10 @@ def test_a_torn_journal_is_cut_back_to_whole_lines(tmp_path: Path, lost: int) ->
 
 def test_samples_that_a_power_cut_took_are_noticed(tmp_path: Path) -> None:
     lines, samples = written(tmp_path, 5)
-    os.truncate(samples, 70)
+    os.truncate(samples, 71)  # within a sample
     with Journal(tmp_path, samples) as record:
         assert (record.entries, record.offset) == (3, 30)
+    assert samples.stat().st_size == 60
     shutil.rmtree(tmp_path / "store")
     lines.unlink()
     written(tmp_path, 5)
@@ -226,3 +227,25 @@ def test_samples_that_a_power_cut_took_are_noticed(tmp_path: Path) -> None:
     with Journal(tmp_path, samples) as record:
         assert (record.entries, record.offset) == (2, 20)
     assert [json.loads(line)[1] for line in lines.read_text().splitlines()] == ["n0", "n1"]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "200000 100000"}, 2),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "max 100000"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ({}, 64),
+    ],
+)
+def test_cores_are_those_of_the_container(
+    files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr(importer, "_CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert importer.cores() == expected

@@ -96,6 +96,9 @@ def test_labels_groups_and_summary() -> None:
         "valid": {"clips": 4, "groups": 2},
         "test": {"clips": 4, "groups": 2},
     }
+    assert found.groups_by_class("train") == {"bass": 1, "flute": 4}
+    assert (found.chance("tune"), found.chance("test")) == (1 / 2, 1 / 2)
+    assert split_of(corpus(bass=5, flute=1)).chance("tune") == 1, "flute's one instrument is trained on"
     assert found.majority_share("train") == 8 / 10
     assert found.majority_share("test") == 1 / 2
 
