@@ -150,7 +150,7 @@ class Mirror:
     def push_all(self) -> None:
         """Puts everything there but checkpoints, which are there, and Ray's own words.
 
-        A model's metrics come last, as they do here: without them a model that got there in part counts for nothing.
+        A model's metrics come last, as they do here, so that they never name a model that got there in part.
         """
         files = sorted(self.local.rglob("*"), key=lambda path: (path.name == METRICS, path))
         names = (path.relative_to(self.local) for path in files if path.is_file())

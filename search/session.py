@@ -137,18 +137,18 @@ def _run(
                 mirror.gather()
         return summary(engine, "interrupted", finished=None, wall_seconds=elapsed_seconds(journal.rows))
     except (OSError, UserError) as error:
-        # Where the disk was full the study has begun, and its message says how to go on.
-        full = isinstance(error, DiskFullError)
+        # Where the disk was full later than for the first row, which holds the options, there is a study to go on with.
+        full = isinstance(error, DiskFullError) and journal.length > 0
         new = not begun and not full and not any(row["event"] == "started" for row in journal.rows)
         if new:
             shutil.rmtree(directory)
             if mirror:
                 mirror.withdraw()
-        if isinstance(error, UserError | ConnectionError):
+        if isinstance(error, UserError | ConnectionError) and not (new and isinstance(error, DiskFullError)):
             raise
         raise UserError(
-            f"A study's directory must be writable, but {error.filename or directory} is not "
-            f"({error.strerror or error}). Put that right and "
+            f"A study's directory must be writable, but {getattr(error, 'filename', None) or directory} is not "
+            f"({getattr(error, 'strerror', None) or error.__cause__ or error}). Put that right and "
             f"{'begin again' if new else 'go on with --resume; nothing is lost'}."
         ) from error
     finally:

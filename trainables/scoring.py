@@ -14,7 +14,7 @@ import pandas as pd
 
 from trainables.metrics import confusion_matrix, scores
 
-_RESAMPLES = 2000
+_RESAMPLES, _TRIES = 2000, 50
 _SMALLEST = np.finfo(np.float32).tiny
 
 Rows = npt.NDArray[np.int64]
@@ -97,7 +97,7 @@ def resamples(true: Rows, groups: npt.NDArray[np.str_], seed: int) -> Iterator[R
     Drawing groups within the class keeps every class present; drawing clips within the group leaves some spread
     to a class of a single group, though less than new groups would bring. Where groups hold clips of several classes,
     as speakers do who say several words, they are drawn from among all groups of these classes: within one class, what
-    one group differs from another by would be missing.
+    one group differs from another by would be missing. What comes out without a class is drawn again.
     """
     rng = np.random.default_rng(seed)
     order = np.argsort(groups, kind="stable")
@@ -108,10 +108,15 @@ def resamples(true: Rows, groups: npt.NDArray[np.str_], seed: int) -> Iterator[R
     members = np.argsort(stratum, kind="stable")
     _, firsts, counts = np.unique(stratum[members], return_index=True, return_counts=True)
     first, count = np.repeat(firsts, counts), np.repeat(counts, counts)
+    classes = len(np.unique(true))
     for _ in range(_RESAMPLES):
-        drawn = members[first + (rng.random(len(members)) * count).astype(np.int64)]
-        each = np.repeat(drawn, sizes[drawn])
-        yield order[starts[each] + (rng.random(len(each)) * sizes[each]).astype(np.int64)]
+        for _ in range(_TRIES):
+            drawn = members[first + (rng.random(len(members)) * count).astype(np.int64)]
+            each = np.repeat(drawn, sizes[drawn])
+            rows: Rows = order[starts[each] + (rng.random(len(each)) * sizes[each]).astype(np.int64)]
+            if np.count_nonzero(np.bincount(true[rows])) == classes:
+                break
+        yield rows
 
 
 def _strata(groups: Rows, classes: Rows) -> Rows:

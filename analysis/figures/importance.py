@@ -280,8 +280,8 @@ def _bars(panel: Axes, rows: pd.DataFrame, method: str) -> None:
     panel.scatter(
         np.r_[low[known], high[known]], np.r_[places[known], places[known]], s=26, marker="|", color=style.INK
     )
-    # Whatever varied PED-ANOVA can tell of, fANOVA of what is in every trial; or a method sees no difference at all.
-    why = "not in every trial" if known.any() else "finds no difference"
+    # fANOVA can tell only of what is in every trial; either may see no difference at all.
+    why = "not in every trial" if known.any() else "none found"
     for place in places[~known]:
         panel.text(0.005, place, why, fontsize=7, color="#6a6a6a", va="center")
     panel.grid(visible=False, axis="y")

@@ -139,6 +139,8 @@ def leads(studies: Studies) -> Item:
     name, title = "leads", "Leads on test"
     groups = same_clips(scored(studies))
     rows = [_lead_row(one, other) for models in groups for one, other in _pairs(models)]
+    if len(studies.studies) == 1:
+        rows = [{name: value for name, value in row.items() if "study" not in name} for row in rows]
     if not rows:
         reason = (
             "There are no two models to compare: that takes a chosen model and another one scored on the same clips."
@@ -175,7 +177,9 @@ def _lead_row(one: Scored, other: Scored) -> dict[str, Any]:
     low, high = lead.interval or (None, None)
     return {
         "model": one.label,
+        "study": one.study.name,
         "against": other.label,
+        "against_study": other.study.name,
         "difference": lead.difference,
         "low": low,
         "high": high,

@@ -397,12 +397,11 @@ def _few_groups(study: Study) -> Iterator[str]:
     classes = len(study.spec["classes"])
     for split, so in (("tune", "the choice rests on little"), ("test", "its intervals are too narrow")):
         groups = study.spec["splits"].get(split, {}).get("groups", 0)
-        # Where it is not told of each class, some class has at most its part.
-        fewest = min(groups_by_class(study, split).values(), default=groups // classes)
-        if groups < FEW_GROUPS or fewest < FEW_IN_A_CLASS:
+        each = groups_by_class(study, split).values()
+        few = f"but of some class {min(each)}" if each else f"less than {FEW_IN_A_CLASS} a class"
+        if groups < FEW_GROUPS or min(each, default=groups / classes) < FEW_IN_A_CLASS:
             words = f"{counted(groups, 'group', 'groups')} for {classes} classes"
-            few = "few" if groups < FEW_GROUPS else f"but of some class {fewest or 'none'}"
-            yield f"{split.capitalize()} holds {words}, {few}: {so}."
+            yield f"{split.capitalize()} holds {words}, {'few' if groups < FEW_GROUPS else few}: {so}."
 
 
 def _still_rising(study: Study) -> Iterator[str]:

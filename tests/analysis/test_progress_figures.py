@@ -378,7 +378,7 @@ def test_warnings_of_groups_and_of_the_last_epoch(tmp_path: Path) -> None:
     many = {"tune": {"clips": 24, "groups": 18}, "test": {"clips": 24, "groups": 17}}
     found = warned(write_study(tmp_path / "b", (), (), splits=many, classes=list("abcdef")))
     assert "Tune holds" not in found
-    assert "Test holds 17 groups for 6 classes, but of some class 2: its intervals are too narrow." in found
+    assert "Test holds 17 groups for 6 classes, less than 3 a class: its intervals are too narrow." in found
     # Speakers who say all words, and instruments of which some class has one.
     told = {
         "tune": {"clips": 80, "groups": 10, "groups_by_class": dict.fromkeys("abcdef", 10)},

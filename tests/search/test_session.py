@@ -12,12 +12,12 @@ import pytest
 from rich.console import Console
 
 from search import session
-from search.engine import Engine
 from search.options import parse
 from search.progress import Terminal
-from search.records import Journal, read_journal
+from search.records import DiskFullError, Journal, read_journal
 from search.session import Halt, run_session
 from search.study import StudySpec
+from trainables.errors import UserError
 
 
 class Ended(BaseException):
@@ -85,29 +85,28 @@ def test_a_line_that_interrupts_a_line_stops_nothing() -> None:
 def test_what_was_begun_on_a_full_disk_is_there_to_go_on_with(
     full_at: int, tmp_path: Path, make_spec: Callable[..., StudySpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message says to go on with it, so it must be there: whether the first row was not written or a later one."""
-    spec, directory = make_spec(), tmp_path / "study"
+    """But for a study whose first row, in which its options are, was not written: that is to begin again."""
+    directory = tmp_path / "study"
     given = parse(["--space", "lstm"])
     assert given
     rows = iter(range(full_at))
 
     def append(journal: Journal, name: str, row: dict[str, Any], *, lasting: bool = True) -> None:
         if next(rows, None) is None:
-            raise session.DiskFullError("Make room and go on with --resume.") from OSError(errno.ENOSPC, "full")
+            full = OSError(errno.ENOSPC, "No space left on device")
+            raise DiskFullError("Make room and go on with --resume.") from full
         written(journal, name, row, lasting=lasting)
 
     def study(folder: Path, *_: object) -> None:
         (folder / "study.json").write_text("{}")
 
-    def begin(engine: Engine, *_: object) -> None:
-        engine.journal.started(0)
-
     written = Journal._append
     monkeypatch.setattr(Journal, "_append", append)
     monkeypatch.setattr(session, "write_study", study)
-    monkeypatch.setattr(session, "_search", lambda given, spec, corpus, engine, *_: begin(engine))
+    monkeypatch.setattr(session, "_search", lambda given, spec, corpus, engine, *_: engine.journal.started(0))
     screen = Terminal(io.StringIO(), Console(file=io.StringIO()))
-    with pytest.raises(session.DiskFullError, match="--resume"):
-        run_session(given, spec, directory, None, screen)  # type: ignore[arg-type]
-    assert (directory / "study.json").exists()
-    assert [row["event"] for row in read_journal(directory)] == ["session"] * full_at
+    with pytest.raises(UserError, match="go on with --resume" if full_at else "No space left.*and begin again"):
+        run_session(given, make_spec(), directory, None, screen)  # type: ignore[arg-type]
+    assert directory.exists() == bool(full_at)
+    if full_at:
+        assert [row["event"] for row in read_journal(directory)] == ["session"]

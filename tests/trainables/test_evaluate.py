@@ -159,6 +159,13 @@ def test_groups_with_clips_of_several_classes_are_drawn_from_among_all_of_them()
     assert 0.45 < np.mean([{"t0", "t1"} <= found for found in drawn]) < 0.55
 
 
+def test_no_resample_lacks_a_class_that_one_clip_joins_to_another() -> None:
+    """A has one group, in which a clip of B stands; drawn from among all, a third of the resamples would have no A."""
+    true = np.array([0] * 6 + [1] + [1] * 60)
+    groups = np.array(["a"] * 7 + [f"b{n // 6}" for n in range(60)])
+    assert all(set(true[rows]) == {0, 1} for rows in scoring.resamples(true, groups, seed=0))
+
+
 def test_an_interval_knows_how_much_speakers_differ() -> None:
     """Five of ten speakers are always understood, five never, each saying two words, most of them the one."""
     true = ["bass", "organ", "organ"] * 5 + ["bass", "bass", "organ"] * 5
