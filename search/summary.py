@@ -145,7 +145,7 @@ def _words(found: dict[str, Any], chance: Callable[[str], float]) -> list[Text]:
     params = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in best["params"].items())
     when = f"epoch {best['best_epoch']} of {best['epochs']}"
     words = [Text(f"Chosen by its tune score: {trial_name(best)}, as of {when}: {params}")]
-    if (again := best.get("score_again")) is not None and again != best["score"]:
+    if (again := best.get("score_again")) is not None:
         words.append(
             Text(
                 f"Its weights were lost and trained again, on another kind of machine or a GPU: what is scored has "

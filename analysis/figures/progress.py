@@ -45,12 +45,12 @@ def chance(study: Study, split: str = "tune") -> float:
     return 1 / len(groups_by_class(study, split) or study.spec["classes"])
 
 
-def chance_words(study: Study, split: str = "tune") -> str:
-    """Chance and whence it comes; the mean is over the classes that a split has."""
+def chance_words(study: Study) -> str:
+    """Chance on tune and whence it comes; the mean is over the classes that tune has."""
     classes = len(study.spec["classes"])
-    there = len(groups_by_class(study, split)) or classes
-    of = f"{there} of {classes} classes, which {split} has" if there < classes else f"{classes} classes"
-    return f"{chance(study, split):.3f} for {of}"
+    there = len(groups_by_class(study, "tune")) or classes
+    of = f"{there} of {classes} classes, which tune has" if there < classes else f"{classes} classes"
+    return f"{chance(study):.3f} for {of}"
 
 
 def states(study: Study) -> str:
