@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from search.records import DiskFullError
 from trainables.errors import UserError
 from trainables.files import replace_file
 from trainables.folder import Folder
@@ -53,15 +52,9 @@ class Claim:
 
 
 def mark(study: Path) -> str:
-    """Leaves a new mark in a study's directory, by which workers know that they see the same; raises UserError."""
+    """Leaves a new mark in a study's directory, by which workers know that they see the same; raises OSError."""
     token = uuid.uuid4().hex
-    try:
-        replace_file(study / MARK, partial(_write, token))
-    except OSError as error:
-        raise DiskFullError(
-            f"A study's directory must be writable, but {study} is not ({error.strerror or error}). Put that right "
-            f"and go on with --resume; nothing is lost."
-        ) from error
+    replace_file(study / MARK, partial(_write, token))
     return token
 
 

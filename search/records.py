@@ -34,10 +34,6 @@ BASELINES, SUBMISSION = "baselines", "submission.csv"  # in the folder of the ch
 FAMILIES = "families.json"  # beside the studies of a comparison
 
 
-class DiskFullError(UserError):
-    """The journal could not be written; what it holds so far stands."""
-
-
 def read_rows(path: Path) -> list[Row]:
     """The complete lines of a journal file; a last line that was cut off by a crash is left out."""
     return list(stream_rows(path))
@@ -172,13 +168,10 @@ class Journal:
                     os.fsync(file.fileno())
             if name == EPOCHS:
                 self._unsynced = not lasting
-        except OSError as error:
+        except OSError:
             if path.exists():
                 os.truncate(path, size)
-            raise DiskFullError(
-                f"The study's journal must be written before anything else happens, but {path} could not be: "
-                f"{error.strerror}. Make room and go on with --resume; nothing that it holds is lost."
-            ) from error
+            raise
         self.length += 1
         if self.mirror:
             self.mirror.row(row)

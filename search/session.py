@@ -21,7 +21,7 @@ from search.engine import Engine
 from search.mirror import Mirror, address_of, mirror_of
 from search.options import HERE, Corpus, Options
 from search.progress import Terminal, View, bar, quiet
-from search.records import SPEC, DiskFullError, Journal, Row, elapsed_seconds
+from search.records import SPEC, Journal, Row, elapsed_seconds
 from search.study import StudySpec, commit, record, versions
 from search.summary import resume_command, summary
 from spaces.domains import Params
@@ -137,19 +137,19 @@ def _run(
                 mirror.gather()
         return summary(engine, "interrupted", finished=None, wall_seconds=elapsed_seconds(journal.rows))
     except (OSError, UserError) as error:
-        # Where the disk was full later than for the first row, which holds the options, there is a study to go on with.
-        full = isinstance(error, DiskFullError) and journal.length > 0
-        new = not begun and not full and not any(row["event"] == "started" for row in journal.rows)
-        if new:
+        refused = isinstance(error, OSError) and not isinstance(error, ConnectionError)
+        # Once the first row, which holds the options, is written, there is a study to go on with.
+        begun = begun or (journal.length > 0 if refused else any(row["event"] == "started" for row in journal.rows))
+        if not begun:
             shutil.rmtree(directory)
             if mirror:
                 mirror.withdraw()
-        if isinstance(error, UserError | ConnectionError) and not (new and isinstance(error, DiskFullError)):
+        if not refused:
             raise
         raise UserError(
             f"A study's directory must be writable, but {getattr(error, 'filename', None) or directory} is not "
-            f"({getattr(error, 'strerror', None) or error.__cause__ or error}). Put that right and "
-            f"{'begin again' if new else 'go on with --resume; nothing is lost'}."
+            f"({getattr(error, 'strerror', None) or error}). Put that right and "
+            f"{'go on with --resume; nothing is lost' if begun else 'begin again'}."
         ) from error
     finally:
         journal.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from search.records import EPOCHS, TRIALS, DiskFullError, Journal, elapsed_seconds, read_journal, read_rows
+from search.records import EPOCHS, TRIALS, Journal, elapsed_seconds, read_journal, read_rows
 from trainables.errors import UserError
 
 
@@ -84,7 +84,7 @@ def test_a_full_disk_leaves_whole_lines_only(tmp_path: Path, monkeypatch: pytest
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(DiskFullError, match="No space left"):
+        with pytest.raises(OSError, match="No space left"):
             journal.started(1, params={})
     assert (tmp_path / TRIALS).read_bytes() == before
     journal.started(1, params={})

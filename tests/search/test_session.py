@@ -14,7 +14,7 @@ from rich.console import Console
 from search import session
 from search.options import parse
 from search.progress import Terminal
-from search.records import DiskFullError, Journal, read_journal
+from search.records import Journal, read_journal
 from search.session import Halt, run_session
 from search.study import StudySpec
 from trainables.errors import UserError
@@ -93,8 +93,7 @@ def test_what_was_begun_on_a_full_disk_is_there_to_go_on_with(
 
     def append(journal: Journal, name: str, row: dict[str, Any], *, lasting: bool = True) -> None:
         if next(rows, None) is None:
-            full = OSError(errno.ENOSPC, "No space left on device")
-            raise DiskFullError("Make room and go on with --resume.") from full
+            raise OSError(errno.ENOSPC, "No space left on device")
         written(journal, name, row, lasting=lasting)
 
     def study(folder: Path, *_: object) -> None:
