@@ -35,7 +35,7 @@ from trainables import data, loop
 from trainables.config import DataConfig, TrialConfig
 from trainables.errors import UserError
 from trainables.evaluate import predict
-from trainables.files import WEIGHTS
+from trainables.files import BEST_WEIGHTS
 
 _RESAMPLES = 2000
 
@@ -48,7 +48,7 @@ def held_out(model: Model, number: int) -> pd.DataFrame:
     with tempfile.TemporaryDirectory() as folder:
         for _ in loop.train(own, inputs, Path(folder)):
             pass
-        table = predict(own, Path(folder) / WEIGHTS, ("valid", "test"))
+        table = predict(own, Path(folder) / BEST_WEIGHTS, ("valid", "test"))
     table["right"] = (table["predicted"] == table["true"]).astype(float)
     return table[["name", "group", "true", "right"]].sort_values("name").assign(split=number)
 

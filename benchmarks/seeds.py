@@ -28,7 +28,7 @@ from trainables import data, loop
 from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.evaluate import predict
-from trainables.files import WEIGHTS
+from trainables.files import BEST_WEIGHTS
 from trainables.scoring import classes_of, codes, mean_recall, resamples, summarise
 
 SPLITS = ("tune", "valid", "test")
@@ -55,7 +55,7 @@ def train(name: str, model: Model, seeds: int) -> Runs:
         with tempfile.TemporaryDirectory() as folder:
             for _ in loop.train(own, inputs, Path(folder)):
                 pass
-            table = predict(own, Path(folder) / WEIGHTS, SPLITS)
+            table = predict(own, Path(folder) / BEST_WEIGHTS, SPLITS)
         for split, row in summarise(table).items():
             found[split].append(row["balanced_accuracy"])
         tables.append(table[table["split"] == "test"].sort_values("name"))

@@ -1,6 +1,5 @@
 """A family's space made to fit a corpus and a user's wishes, before a study begins."""
 
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import spaces
 from spaces.domains import Baseline, Choice, Domain, Float, Int, Param, Space, Value
-from trainables.errors import UserError
+from trainables.errors import UserError, guess
 
 # From this length on a clip is more than its beginning: families that look at a few seconds see all of it, in pieces.
 _LONG_CLIP_SECONDS = 8.0
@@ -90,9 +89,10 @@ def known(names: Iterable[str], wishes: Iterable[str]) -> None:
                 f"--fix must name a parameter of the space, but {name} belongs to {', '.join(owners)}. Leave it out."
             )
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise UserError(f"--fix must name a parameter of the space, one of {', '.join(names)}, not {name!r}.{hint}")
+            raise UserError(
+                f"--fix must name a parameter of the space, one of {', '.join(names)}, not {name!r}."
+                f"{guess(name, names)}"
+            )
 
 
 def _has(family: str, name: str) -> bool:

@@ -10,7 +10,7 @@ from search.engine import Engine, Trial
 from search.records import BASELINES, METRICS, SUBMISSION
 from trainables.config import TrialConfig
 from trainables.errors import UserError
-from trainables.files import WEIGHTS, read_json, replace_file, write_json
+from trainables.files import BEST_WEIGHTS, read_json, replace_file, write_json
 
 PREDICTIONS = "predictions.parquet"  # beside what `trainables.saved` writes
 
@@ -66,7 +66,7 @@ def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
         return stored
     metrics.unlink(missing_ok=True)
     checkpoint_folder = engine.journal.folder(trial.number)
-    weights = checkpoint_folder / WEIGHTS
+    weights = checkpoint_folder / BEST_WEIGHTS
     if engine.journal.mirror:
         engine.journal.mirror.fetch_weights(checkpoint_folder)
     again: float | None = None

@@ -24,7 +24,7 @@ import psutil
 from search.records import EPOCHS, METRICS, ROWS, TRIALS, as_line, as_row, read_rows
 from trainables.corpora.store import stores_folder
 from trainables.errors import UserError
-from trainables.files import WEIGHTS, replace_file
+from trainables.files import BEST_WEIGHTS, replace_file
 from trainables.folder import Folder, open_folder, patiently
 
 LOCK, ORIGIN = "lock.json", ".storage"
@@ -176,9 +176,9 @@ class Mirror:
     def fetch_weights(self, folder: Path) -> None:
         """Brings a trial's best weights here, if they are there; what is here may be older."""
         place = self.remote / "checkpoints" / folder.name
-        if self._patiently(lambda: place.has(WEIGHTS), "looking for weights"):
-            content = self._patiently(lambda: place.read(WEIGHTS), "reading weights")
-            replace_file(folder / WEIGHTS, lambda path: path.write_bytes(content))
+        if self._patiently(lambda: place.has(BEST_WEIGHTS), "looking for weights"):
+            content = self._patiently(lambda: place.read(BEST_WEIGHTS), "reading weights")
+            replace_file(folder / BEST_WEIGHTS, lambda path: path.write_bytes(content))
 
     def lock(self) -> None:
         """Takes the study for this process, and keeps it until `unlock`; raises UserError where another has it."""

@@ -1,6 +1,5 @@
 """Where studies lie: a folder, or an address in an object store with working copies on this machine."""
 
-import difflib
 import re
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from pyarrow import fs
 from search.mirror import LOCK, address_of, mirror_of, working_copies
 from search.records import FAMILIES, SPEC
 from search.study import StudySpec
-from trainables.errors import UserError
+from trainables.errors import UserError, guess
 from trainables.files import from_home, read_json
 from trainables.folder import Folder, open_folder
 
@@ -142,11 +141,9 @@ def existing(given: "Options") -> StudySpec:
         held = root.glob("*/") if mirror_of(root) else (p.parent for n in (SPEC, FAMILIES) for p in root.glob(f"*/{n}"))
         known = sorted(path.name for path in held)
         came = "no name came" if given.name is None else f"there is no {given.name!r}"
-        close = difflib.get_close_matches(given.name or "", known, n=1, cutoff=0.6)
-        hint = f" Did you mean {close[0]}?" if close else ""
         raise UserError(
             f"--resume needs the --name of a study, but {came}. In {address_of(root)} there are: "
-            f"{', '.join(known) or 'none'}.{hint}"
+            f"{', '.join(known) or 'none'}.{guess(given.name or '', known)}"
         )
     try:
         found = StudySpec.from_json(read_json(path))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from trainables.errors import UserError
-from trainables.files import WEIGHTS, sync
+from trainables.files import BEST_WEIGHTS, sync
 
 if TYPE_CHECKING:
     from search.mirror import Mirror
@@ -195,11 +195,11 @@ class Journal:
             if not re.fullmatch(r"\d{4,}", name):
                 continue
             path = folder / name
-            if name not in weights or not (path / WEIGHTS).exists():
+            if name not in weights or not (path / BEST_WEIGHTS).exists():
                 shutil.rmtree(path, ignore_errors=True)
                 continue
             for file in path.iterdir():
-                if file.name != WEIGHTS:
+                if file.name != BEST_WEIGHTS:
                     file.unlink()
 
 

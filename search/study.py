@@ -1,6 +1,5 @@
 """The specification of a study: everything that decides what it tries, resolved, before the first trial."""
 
-import difflib
 import os
 import platform
 import subprocess
@@ -18,7 +17,7 @@ from spaces.domains import Baseline, Params, Space
 from trainables.config import DataConfig, TrialConfig, point, resolve
 from trainables.corpora.splits import Split
 from trainables.corpora.store import Store
-from trainables.errors import UserError
+from trainables.errors import UserError, guess
 
 METRIC = {"name": "tune_balanced_accuracy", "mode": "max"}
 
@@ -119,9 +118,7 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     known = tuple(known)
     if name in known:
         return name
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    raise UserError(f"The {kind} must be one of {', '.join(known)}, but is {name!r}.{hint}")
+    raise UserError(f"The {kind} must be one of {', '.join(known)}, but is {name!r}.{guess(name, known)}")
 
 
 def space_of_baseline(name: str) -> Space:

@@ -25,7 +25,7 @@ from search.slots import share_of_memory
 from trainables import data, heap, loop
 from trainables.config import resolve
 from trainables.errors import UserError
-from trainables.files import STATE, WEIGHTS, read_json, replace_file, write_json
+from trainables.files import BEST_WEIGHTS, STATE, read_json, replace_file, write_json
 from trainables.folder import Folder, open_folder, patiently
 from trainables.footprint import footprint
 
@@ -113,7 +113,7 @@ class Trials:
     def _put_away(self) -> dict[str, Any] | None:
         """Puts what is new of the checkpoint into the object store; the reason to stop where that cannot be done."""
         try:
-            for name in (WEIGHTS, STATE):
+            for name in (BEST_WEIGHTS, STATE):
                 path = self._folder / name
                 if path.exists() and (version := _version(path)) != self._there.get(name):
                     patiently(partial(self._put, name), log.warning, name)
@@ -132,7 +132,7 @@ class Trials:
         """Brings the checkpoint of an earlier worker here; what lies here may be older, from before the trial moved."""
         assert self._remote
         patiently(self._claim.stake_remote, log.warning, "taking up a trial")
-        for name in (STATE, WEIGHTS):
+        for name in (STATE, BEST_WEIGHTS):
             if patiently(partial(self._remote.has, name), log.warning, name):
                 content = patiently(partial(self._remote.read, name), log.warning, name)
                 replace_file(self._folder / name, partial(_write, content))

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from trainables.files import STATE, WEIGHTS, replace_file
+from trainables.files import BEST_WEIGHTS, STATE, replace_file
 
 # A trial that is over by then is saved once, at its end.
 _FIRST_SECONDS = 1.0
@@ -103,7 +103,7 @@ def load_state(folder: Path, identity: str) -> dict[str, Any] | None:
 
 def save_weights(folder: Path, weights: Mapping[str, Tensor], check: Callable[[], object] = lambda: None) -> None:
     """Writes the weights of a model, by name, as the best so far."""
-    replace_file(folder / WEIGHTS, lambda path: save_file(dict(weights), path), check)
+    replace_file(folder / BEST_WEIGHTS, lambda path: save_file(dict(weights), path), check)
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from trainables.errors import UserError
 
-STATE = "state.pt"
-WEIGHTS = "best.safetensors"
+STATE, BEST_WEIGHTS = "state.pt", "best.safetensors"  # of a trial in progress
+CONFIG = "config.json"  # of a model
 PREPARED_BYTES = 4 * 2**30
 _PROBE_BYTES = 2**20
 

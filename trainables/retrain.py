@@ -15,9 +15,7 @@ from typing import Any
 import click
 
 from trainables.errors import UserError
-from trainables.files import STATE, WEIGHTS, replace_file, write_json
-
-CONFIG = "config.json"
+from trainables.files import BEST_WEIGHTS, CONFIG, STATE, replace_file, write_json
 
 
 def retrain(config_file: Path, folder: Path) -> dict[str, Any]:
@@ -48,12 +46,12 @@ def retrain(config_file: Path, folder: Path) -> dict[str, Any]:
             raise UserError(f"A model must train without diverging, but {report.failure}. Give another {CONFIG}.")
         _say(f"epoch {report.epoch}/{config.training.max_epochs}  tune {report.tune_balanced_accuracy:.4f}")
     _say("Scoring tune, valid and test …")
-    predictions = evaluate.predict(config, folder / WEIGHTS, ("tune", "valid", "test"))
+    predictions = evaluate.predict(config, folder / BEST_WEIGHTS, ("tune", "valid", "test"))
     found = scoring.summarise(predictions)
-    saved.save(folder, config, folder / WEIGHTS)
+    saved.save(folder, config, folder / BEST_WEIGHTS)
     replace_file(folder / "predictions.parquet", lambda path: predictions.to_parquet(path, index=False))
     write_json(folder / "metrics.json", {"splits": found})
-    for name in (STATE, WEIGHTS):
+    for name in (STATE, BEST_WEIGHTS):
         (folder / name).unlink(missing_ok=True)
     return found
 

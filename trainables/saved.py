@@ -35,11 +35,11 @@ from trainables.features.descriptors import BadClip
 from trainables.features.picture import Picture
 from trainables.features.vector import Fitted, Vector
 from trainables.features.waveform import Waveform
-from trainables.files import read_json, replace_file, write_json
+from trainables.files import CONFIG, read_json, replace_file, write_json
 from trainables.layers import layers
 from trainables.retrain import find_config
 
-WEIGHTS, CONFIG, FEATURES = "model.safetensors", "config.json", "features.safetensors"
+WEIGHTS, FEATURES = "model.safetensors", "features.safetensors"
 NOT_FINITE = "not finite: the model's answer holds NaN"
 _KEYS = ("config", "classes", "sample_rate_hz", "clip_seconds", "input_shape", "layers")
 

@@ -10,7 +10,7 @@ from trainables.config import Augment, DataConfig, TrainingConfig, TrialConfig
 from trainables.features.picture import Picture
 from trainables.features.vector import Vector
 from trainables.features.waveform import Waveform
-from trainables.files import WEIGHTS, write_json
+from trainables.files import BEST_WEIGHTS, write_json
 from trainables.models import cnn2d, mlp, recurrent
 from trainables.scoring import summarise
 
@@ -76,7 +76,7 @@ def train(folder: Path, kind: str, corpus: str) -> TrialConfig:
 def write_model(folder: Path, kind: str, corpus: str) -> Path:
     """Trains such a model and writes its folder as `search.finish` does."""
     config = train(folder.with_name(f"{folder.name}-checkpoint"), kind, corpus)
-    weights = folder.with_name(f"{folder.name}-checkpoint") / WEIGHTS
+    weights = folder.with_name(f"{folder.name}-checkpoint") / BEST_WEIGHTS
     saved.save(folder, config, weights)
     predictions = evaluate.predict(config, weights, ("train", "tune", "valid", "test"))
     predictions.to_parquet(folder / "predictions.parquet", index=False)

@@ -25,7 +25,7 @@ from tests.analysis.models import configuration, train, write_model
 from tests.tiny import CLASSES, RATE_HZ
 from trainables import data, loop, saved, scoring
 from trainables.errors import UserError
-from trainables.files import WEIGHTS
+from trainables.files import BEST_WEIGHTS
 
 pytestmark = pytest.mark.slow
 
@@ -363,4 +363,4 @@ def test_answers_for_unlabelled_clips_are_called_id_and_label(tmp_path: Path, co
     data_config = replace(model.config.data, digest="f" * 64)
     stranger = replace(model, config=replace(model.config, data=data_config))
     assert evaluate(stranger, place).splits["all"]["clips"] == 42, "nor where the corpus is another"
-    assert (tmp_path / "study" / "checkpoints" / "0000" / WEIGHTS).exists()
+    assert (tmp_path / "study" / "checkpoints" / "0000" / BEST_WEIGHTS).exists()

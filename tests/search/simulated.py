@@ -12,7 +12,7 @@ from search.engine import Engine, State, Trial
 from search.study import StudySpec
 from spaces.domains import Choice, Param, Space, Value
 from trainables.config import DataConfig
-from trainables.files import STATE, WEIGHTS
+from trainables.files import BEST_WEIGHTS, STATE
 
 DATA = DataConfig(corpus="demo", digest="0" * 64, task="family", keep_synth_lead=False, split="official", split_seed=0)
 DIVERGED = 0.02  # the share of trials that fail
@@ -122,7 +122,7 @@ def simulate(
 def _checkpoint(folder: Path) -> None:
     """What a worker leaves in a trial's folder, without content."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (STATE, WEIGHTS):
+    for name in (STATE, BEST_WEIGHTS):
         (folder / name).touch()
 
 

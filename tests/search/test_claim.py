@@ -12,7 +12,7 @@ from torch import nn
 from search.claim import Claim, SupersededError, check_mark, mark
 from trainables import checkpoint
 from trainables.errors import UserError
-from trainables.files import STATE, WEIGHTS
+from trainables.files import BEST_WEIGHTS, STATE
 from trainables.folder import open_folder
 
 
@@ -106,4 +106,4 @@ def test_a_disk_that_takes_no_more_is_told_from_a_network_that_cannot_be_saved(t
         checkpoint.save_weights(tmp_path, nn.Linear(1000, 1000).state_dict())
     with pytest.raises(TypeError):
         checkpoint.save_state(tmp_path, "same", {"weights": threading.Lock()})
-    assert not (tmp_path / STATE).exists() and not (tmp_path / WEIGHTS).exists()
+    assert not (tmp_path / STATE).exists() and not (tmp_path / BEST_WEIGHTS).exists()

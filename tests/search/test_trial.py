@@ -10,7 +10,7 @@ import pytest
 from search import trial
 from search.claim import Claim, SupersededError
 from search.trial import MemoryWatch
-from trainables.files import STATE, WEIGHTS, write_json
+from trainables.files import BEST_WEIGHTS, STATE, write_json
 
 FOUND = {"reason": "out of memory: 9.0 GB used", "session": "this"}
 
@@ -84,15 +84,15 @@ def test_files_go_to_the_store_when_they_are_new(
     trials.begin(given(folder, tmp_path / "store"))
     assert trials._put_away() is None and put == [], "nothing is saved yet"
     folder.mkdir()
-    for name in (STATE, WEIGHTS):
+    for name in (STATE, BEST_WEIGHTS):
         (folder / name).write_bytes(b"1")
-    assert trials._put_away() is None and put == [WEIGHTS, STATE], "weights first: the state speaks of them"
+    assert trials._put_away() is None and put == [BEST_WEIGHTS, STATE], "weights first: the state speaks of them"
     trials._put_away()
-    assert put == [WEIGHTS, STATE]
+    assert put == [BEST_WEIGHTS, STATE]
     (folder / "new").write_bytes(b"2")
     (folder / "new").replace(folder / STATE)
     trials._put_away()
-    assert put == [WEIGHTS, STATE, STATE]
+    assert put == [BEST_WEIGHTS, STATE, STATE]
     trials.begin(given(tmp_path / "0002", tmp_path / "store"))
     assert trials._put_away() is None and len(put) == 3
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from trainables import checkpoint, files
-from trainables.files import STATE, WEIGHTS, replace_file
+from trainables.files import BEST_WEIGHTS, STATE, replace_file
 
 
 class WriteError(Exception):
@@ -147,17 +147,17 @@ def test_weights_come_back_with_buffers_and_what_is_frozen(tmp_path: Path) -> No
     model, other, x = linear(1), linear(2), torch.randn(5, 3)
     model.train()(x)  # moves the running statistics
     checkpoint.save_weights(tmp_path, model.state_dict())
-    assert [entry.name for entry in tmp_path.iterdir()] == [WEIGHTS]
-    assert load_file(tmp_path / WEIGHTS).keys() == model.state_dict().keys()
+    assert [entry.name for entry in tmp_path.iterdir()] == [BEST_WEIGHTS]
+    assert load_file(tmp_path / BEST_WEIGHTS).keys() == model.state_dict().keys()
     assert not torch.equal(model.eval()(x), other.eval()(x))
-    checkpoint.load_weights(tmp_path / WEIGHTS, other)
+    checkpoint.load_weights(tmp_path / BEST_WEIGHTS, other)
     assert torch.equal(model(x), other(x))
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     checkpoint.save_weights(tmp_path, linear(1).state_dict())
     with pytest.raises(RuntimeError, match="Missing key"):
-        checkpoint.load_weights(tmp_path / WEIGHTS, nn.Linear(3, 4))
+        checkpoint.load_weights(tmp_path / BEST_WEIGHTS, nn.Linear(3, 4))
 
 
 @pytest.mark.parametrize(("took", "waits"), [(0.01, 1.0), (0.05, 5.0), (1.0, 10.0)])
@@ -192,11 +192,11 @@ def test_the_best_weights_are_saved_as_they_were_then(tmp_path: Path) -> None:
     with torch.no_grad():
         model[0].weight += 1  # type: ignore[operator, index]
     saver.save({"epoch": 2})
-    found = load_file(tmp_path / WEIGHTS)
+    found = load_file(tmp_path / BEST_WEIGHTS)
     assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
-    (tmp_path / WEIGHTS).unlink()
+    (tmp_path / BEST_WEIGHTS).unlink()
     saver.save({"epoch": 3})
-    assert not (tmp_path / WEIGHTS).exists(), "written once"
+    assert not (tmp_path / BEST_WEIGHTS).exists(), "written once"
     assert checkpoint.load_state(tmp_path, "mine") == {"epoch": 3}
 
 

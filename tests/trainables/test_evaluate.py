@@ -12,7 +12,7 @@ from sklearn import metrics as sklearn_metrics
 
 from trainables import checkpoint, data, evaluate, loop, scoring
 from trainables.config import DataConfig, TrialConfig
-from trainables.files import WEIGHTS
+from trainables.files import BEST_WEIGHTS
 
 CLASSES = ("bass", "organ", "reed")  # those of the tiny corpus
 
@@ -214,7 +214,7 @@ def test_predictions_of_a_model(
     dataset, rate_hz = data.load(corpus_config), 16_000
     model = loop.build(replace(config, seed=99), config.features.shape(rate_hz, 0.25), 3)
     checkpoint.save_weights(tmp_path, model.state_dict())
-    found = evaluate.predict(config, tmp_path / WEIGHTS, ("valid", "test"))
+    found = evaluate.predict(config, tmp_path / BEST_WEIGHTS, ("valid", "test"))
     assert list(found.columns) == ["name", "split", "group", "true", "predicted", "p_bass", "p_organ", "p_reed"]
     clips = dataset.store.clips[dataset.store.clips["split"] != "train"].set_index("name")
     assert found["split"].tolist() == ["valid"] * 12 + ["test"] * 12
@@ -239,7 +239,7 @@ def test_predictions_give_the_score_that_training_reported(
     config = tiny_config(data=corpus_config, dropout=0.2)
     inputs = data.trial_data(config.data, config.features, torch.device("cpu"))
     *_, last = loop.train(config, inputs, tmp_path)
-    found = scoring.summarise(evaluate.predict(config, tmp_path / WEIGHTS, ("tune",)))["tune"]
+    found = scoring.summarise(evaluate.predict(config, tmp_path / BEST_WEIGHTS, ("tune",)))["tune"]
     assert found["balanced_accuracy"] == pytest.approx(last.score)
     assert found["clips"] == len(inputs.parts["tune"].labels)
 
@@ -251,10 +251,10 @@ def test_probabilities_of_segments_are_averaged_per_clip(
     config = replace(config, features=replace(config.features, seconds=0.1, excerpt="segments"))
     inputs = data.trial_data(config.data, config.features, torch.device("cpu"))
     *_, last = loop.train(config, inputs, tmp_path)
-    found = evaluate.predict(config, tmp_path / WEIGHTS, ("tune",))
+    found = evaluate.predict(config, tmp_path / BEST_WEIGHTS, ("tune",))
     assert len(found) == 9
     model = loop.build(config, inputs.input_shape, 3)
-    checkpoint.load_weights(tmp_path / WEIGHTS, model)
+    checkpoint.load_weights(tmp_path / BEST_WEIGHTS, model)
     with torch.no_grad():
         chances = model.eval()(inputs.parts["tune"].fetch(torch.arange(18))).softmax(1)
     expected = chances.reshape(9, 2, 3).mean(1).numpy()

@@ -19,7 +19,7 @@ from torch import Tensor
 from trainables import checkpoint, loop
 from trainables.config import TrialConfig
 from trainables.data import Part, TrialData
-from trainables.files import STATE, WEIGHTS
+from trainables.files import BEST_WEIGHTS, STATE
 from trainables.metrics import Scores
 
 Configs = Callable[..., TrialConfig]
@@ -172,7 +172,7 @@ def test_a_score_of_zero_is_a_score(tiny_config: Configs, tiny_data: Data, tmp_p
     wrong = Part((guesses + 1) % 3, data.parts["tune"].fetch)
     reports = run(config, replace(data, parts={**data.parts, "tune": wrong}), tmp_path)
     assert [(report.score, report.best_epoch, report.failure) for report in reports] == [(0.0, 1, None)] * 2
-    assert (tmp_path / WEIGHTS).exists()
+    assert (tmp_path / BEST_WEIGHTS).exists()
 
 
 def test_the_kept_weights_are_those_of_the_best_epoch(
@@ -183,11 +183,11 @@ def test_the_kept_weights_are_those_of_the_best_epoch(
     save(monkeypatch, ALWAYS)
     for report in islice(loop.train(config, data, tmp_path / "always"), 12):
         by_epoch.append(weights_of(tmp_path / "always"))
-        assert equal(load_file(tmp_path / "always" / WEIGHTS), by_epoch[report.best_epoch - 1])
+        assert equal(load_file(tmp_path / "always" / BEST_WEIGHTS), by_epoch[report.best_epoch - 1])
     assert 1 < report.best_epoch < 12
     save(monkeypatch, SELDOM)
     part_of_run(config, data, tmp_path / "seldom", epochs=12)
-    assert equal(load_file(tmp_path / "seldom" / WEIGHTS), by_epoch[report.best_epoch - 1])
+    assert equal(load_file(tmp_path / "seldom" / BEST_WEIGHTS), by_epoch[report.best_epoch - 1])
 
 
 # --- seeds -------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ def test_resuming_after_any_epoch_changes_nothing(
 def _saved(folder: Path, name: str) -> dict[str, Any]:
     """What lies in the folder, less the seconds that epochs took."""
     if name != STATE:
-        return dict(load_file(folder / WEIGHTS))
+        return dict(load_file(folder / BEST_WEIGHTS))
     state: dict[str, Any] = torch.load(folder / STATE, weights_only=True)
     for report in state["reports"]:
         del report["epoch_seconds"]
@@ -309,7 +309,7 @@ def test_dying_while_an_epoch_is_saved_repeats_that_epoch(
         patch.setattr(checkpoint, dies_in, die)
         next(running)
     assert run(config, data, tmp_path / "killed") == whole
-    assert equal(load_file(tmp_path / "killed" / WEIGHTS), load_file(tmp_path / "whole" / WEIGHTS))
+    assert equal(load_file(tmp_path / "killed" / BEST_WEIGHTS), load_file(tmp_path / "whole" / BEST_WEIGHTS))
 
 
 def test_no_epoch_is_reported_before_it_is_saved_nor_one_begun_before_a_rung_is_reported(
@@ -509,7 +509,7 @@ def test_bad_input_fails_in_the_first_epoch(
     assert len(reports) == 1
     check_failure(reports[0], score=0.0, best_epoch=0)
     assert reports[0].train_loss is reports[0].train_cross_entropy is reports[0].tune_loss is None
-    assert not (tmp_path / WEIGHTS).exists()
+    assert not (tmp_path / BEST_WEIGHTS).exists()
     assert run(tiny_config(clip_norm=clip_norm), data, tmp_path) == reports
 
 
@@ -534,7 +534,7 @@ def test_a_late_failure_keeps_the_score_and_the_weights_of_before(
     assert len(reports) == 3
     check_failure(reports[2], score=healthy[1].score, best_epoch=healthy[1].best_epoch)
     list(islice(loop.train(config, sound, tmp_path / "two"), 2))
-    assert equal(load_file(tmp_path / "failed" / WEIGHTS), load_file(tmp_path / "two" / WEIGHTS))
+    assert equal(load_file(tmp_path / "failed" / BEST_WEIGHTS), load_file(tmp_path / "two" / BEST_WEIGHTS))
     assert run(config, data, tmp_path / "failed") == reports
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from trainables import data, loop, saved
 from trainables.config import DataConfig, TrialConfig
 from trainables.evaluate import predict
-from trainables.files import WEIGHTS
+from trainables.files import BEST_WEIGHTS
 from trainables.retrain import find_config, main, retrain
 from trainables.scoring import summarise
 
@@ -32,7 +32,7 @@ def best(corpus_config: DataConfig, tiny_config: Callable[..., TrialConfig], tmp
     config = tiny_config(data=corpus_config, dropout=0.3, plateau_factor=0.5, plateau_patience=0)
     list(loop.train(config, data.trial_data(config.data, config.features, torch.device("cpu")), folder))
     (folder / "config.json").write_text(json.dumps({"config": config.to_json()}, allow_nan=False))
-    found = summarise(predict(config, folder / WEIGHTS, SPLITS))
+    found = summarise(predict(config, folder / BEST_WEIGHTS, SPLITS))
     (folder / "metrics.json").write_text(json.dumps({"splits": found}, allow_nan=False))
     data.load.cache_clear()
     data._kept.clear()
@@ -52,7 +52,7 @@ def test_retraining_gives_the_same_scores_and_weights(best: Path, tmp_path: Path
     found = retrain(alone, tmp_path / "again")
     assert tuple(found) == SPLITS
     assert found == stored(best)
-    left, right = load_file(best / WEIGHTS), load_file(tmp_path / "again" / saved.WEIGHTS)
+    left, right = load_file(best / BEST_WEIGHTS), load_file(tmp_path / "again" / saved.WEIGHTS)
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
 
