@@ -3,22 +3,21 @@
 python benchmarks/replay.py [--repeats 30] [--slots 4] [--families lstm] [--only 'random, promoted']
 
 `curves.parquet` (see `record_curves.py`) stands for training. A searcher may propose any point of the space; it gets
-the recorded curve of a configuration like it, drawn by the trial's seed. Like it are those with which it shares leaves
-of an extremely randomised forest, fitted on the curves so that it splits by what matters; the more leaves the more
-likely, and weighted so that random points get each recorded configuration as often as any other. Searchers and
-schedulers are the real ones; slots and time are simulated from the recorded seconds. Regret is the best recorded score
-on tune less the best that any trial reported so far, which is what a user would have on stopping there.
+the recorded curve of a configuration like it (see `curves.py`), drawn by the trial's seed. Searchers and schedulers are
+the real ones; slots and time are simulated from the recorded seconds.
+
+Regret is told in two ways. *Shown*: the best recorded score on tune less the best that any trial reported so far, which
+is what a user would read on stopping there. *Expected*: the same with the luck of the seed taken out of both, for the
+best recorded score owes something to it, and luck cannot be searched for. It may rise while a search goes on, as where
+a lucky trial takes the lead from a good one.
 """
 
 import argparse
 import heapq
-import json
 import tempfile
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
 from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,126 +27,23 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import optuna
-import pandas as pd
+from curves import Curves, Params, random_points
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
-from record_curves import EPOCHS, RECORDED, TABLE, space_of
-from sklearn.ensemble import ExtraTreesRegressor
+from record_curves import EPOCHS, RECORDED
 
 from search.engine import Decision, Engine
 from search.records import Journal
 from search.scheduler import Asha, rung_epochs
 from search.study import StudySpec
-from spaces.domains import Choice, Space, Value
+from spaces.domains import Space
 from trainables.config import DataConfig
 
-Params = dict[str, Value]
 BUDGETS = (67, 135, 270, 540, 1080)
 _FIRST, _FACTOR = 3, 3  # this project's rungs
-_TREES = 256
-_CLIP_SECONDS = 2.0  # of the corpus that the curves were recorded on
 _DATA = DataConfig(
     corpus="recorded", digest="0" * 64, task="family", keep_synth_lead=False, split="official", split_seed=0
 )
-
-
-@dataclass(frozen=True)
-class Curves:
-    """What was recorded under a name: per trial its parameters, its scores `(epochs,)` and seconds per epoch."""
-
-    name: str
-    params: list[Params]
-    scores: list[npt.NDArray[np.float64]]
-    seconds: list[float]
-
-    @classmethod
-    @cache
-    def load(cls, name: str) -> "Curves":
-        """Those in the table; a trial that diverged scores nothing from there on."""
-        table = pd.read_parquet(TABLE)
-        rows = table[table["family"] == name].groupby(["configuration", "seed"])
-        trials = [trial.sort_values("epoch") for _, trial in rows]
-        return cls(
-            name,
-            [json.loads(trial["params"].iloc[0]) for trial in trials],
-            [trial["tune_balanced_accuracy"].fillna(0.0).to_numpy() for trial in trials],
-            [float(trial["epoch_seconds"].mean()) for trial in trials],
-        )
-
-    @cached_property
-    def space(self) -> Space:
-        """The space that was recorded."""
-        return space_of(RECORDED[self.name][0], _CLIP_SECONDS)
-
-    @property
-    def best(self) -> float:
-        """The best recorded score."""
-        return max(float(scores.max()) for scores in self.scores)
-
-    @cached_property
-    def wanted(self) -> npt.NDArray[np.float64]:
-        """The share of each recorded trial in the space: as much for each configuration, halved between its seeds."""
-        names = [json.dumps(params, sort_keys=True) for params in self.params]
-        shares = 1 / np.array([names.count(name) for name in names])
-        return shares / shares.sum()
-
-    @cached_property
-    def weights(self) -> npt.NDArray[np.float64]:
-        """For each recorded trial, so that random points get it as often as `wanted`.
-
-        For each is itself a random point, save the default, which counts as one more. Without weights the best of the
-        1-D CNN's stood for more than twice its share.
-        """
-        points = _random_points(self.space, 0)
-        shares = self.shares([points(number) for number in range(1000)])
-        found = self.wanted.copy()
-        assert (shares.max(0) > 0).all(), "a recorded trial that stands for no point can have no weight"
-        for _ in range(100):
-            found *= self.wanted / _chances(shares, found).mean(0)
-            found /= found.max()
-        return found
-
-    def shares(self, points: list[Params]) -> npt.NDArray[np.float64]:
-        """The share of trees in which each recorded trial lies in the leaf of each point `(points, trials)`."""
-        forest, leaves = self._forest
-        of_points = forest.apply(np.array([self._place(params) for params in points], dtype=np.float32))
-        shares = np.zeros((len(points), len(leaves)))
-        for mine, recorded in zip(of_points.T, leaves.T, strict=True):
-            same = mine[:, None] == recorded
-            shares += same / same.sum(1, keepdims=True) / leaves.shape[1]
-        return shares
-
-    def like(self, params: Params, seed: int) -> int:
-        """The number of the recorded trial that stands for a point."""
-        chances = _chances(self.shares([params]), self.weights)[0]
-        return int(np.random.default_rng(seed).choice(len(chances), p=chances))
-
-    @cached_property
-    def _forest(self) -> tuple[ExtraTreesRegressor, npt.NDArray[np.int64]]:
-        """The forest, and the leaf of each tree that each recorded trial lies in `(trials, trees)`."""
-        places = np.array([self._place(params) for params in self.params], dtype=np.float32)
-        curves = np.array([np.pad(scores, (0, EPOCHS - len(scores)), mode="edge") for scores in self.scores])
-        forest = ExtraTreesRegressor(_TREES, max_features=0.5, random_state=0).fit(places, curves)
-        return forest, forest.apply(places)
-
-    def _place(self, params: Params) -> list[float]:
-        """A point as numbers: choices one by one, none of them where it does not apply; a number is -1 then."""
-        place: list[float] = []
-        for param in self.space.params:
-            value = params.get(param.name)
-            if isinstance(param.domain, Choice):
-                place += [float(value == option) for option in param.domain.options]
-            else:
-                number = -1.0 if value is None else float(value)
-                place.append(np.log(number) if param.domain.log and number > 0 else number)
-        return place
-
-
-def _chances(likeness: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The chance of each recorded trial to stand for each point `(points, trials)`."""
-    chances = likeness * weights
-    chances /= chances.sum(1, keepdims=True)
-    return chances
 
 
 class _Search(Protocol):
@@ -166,7 +62,7 @@ class _Ours:
     def __init__(self, curves: Curves, seed: int, folder: Path, *, default: bool, budget: int) -> None:
         space = curves.space
         if not default:
-            space = replace(space, default=_random_points(space, seed)(0))
+            space = replace(space, default=random_points(space, seed)(0))
         spec = StudySpec("replay", space, _DATA, budget, EPOCHS, _FIRST, _FACTOR, seed, 1, with_baselines=False)
         self._engine = Engine(spec, Journal(folder))
 
@@ -183,7 +79,7 @@ class _Random:
     """Random points, each trained in full."""
 
     def __init__(self, curves: Curves, seed: int) -> None:
-        self._points, self._count = _random_points(curves.space, seed), count()
+        self._points, self._count = random_points(curves.space, seed), count()
 
     def start(self) -> tuple[int, Params] | None:
         number = next(self._count)
@@ -201,7 +97,7 @@ class _Halving:
     """
 
     def __init__(self, curves: Curves, seed: int, *, promoting: bool) -> None:
-        self._points, self._promoting = _random_points(curves.space, seed), promoting
+        self._points, self._promoting = random_points(curves.space, seed), promoting
         self._asha = Asha(rung_epochs(EPOCHS, _FIRST, _FACTOR), _FACTOR)
         self._params: list[Params] = []
         self._arrived: dict[int, list[tuple[float, int]]] = {rung: [] for rung in self._asha.rungs[:-1]}
@@ -261,7 +157,7 @@ class _FirstThenBest:
     """All for `first` epochs, with two thirds of the budget; then the best of them in full (Egele et al. 2024)."""
 
     def __init__(self, curves: Curves, seed: int, budget: int, first: int = _FIRST) -> None:
-        self._points, self._first = _random_points(curves.space, seed), first
+        self._points, self._first = random_points(curves.space, seed), first
         self._all = max(1, budget * 2 // 3 // first)
         self._chosen = max(1, budget // 3 // (EPOCHS - first))
         self._params: dict[int, Params] = {}
@@ -303,16 +199,6 @@ class _Define:
         self._space(trial)
 
 
-def _random_points(space: Space, seed: int) -> Callable[[int], Params]:
-    """Points by number."""
-
-    def point(number: int) -> Params:
-        sampler = optuna.samplers.RandomSampler(int(np.random.SeedSequence((seed, number)).generate_state(1)[0]))
-        return dict(space(optuna.create_study(sampler=sampler).ask()))
-
-    return point
-
-
 def _recorded(curves: Curves, params: Params, seed: int, number: int) -> int:
     """The number of the recorded trial that stands for a search's trial."""
     return curves.like(params, int(np.random.SeedSequence((seed, number)).generate_state(1)[0]))
@@ -328,11 +214,12 @@ class _Running:
 
 
 def regrets(search: _Search, curves: Curves, seed: int, budget: int, slots: int) -> npt.NDArray[np.float64]:
-    """The regret after each of `budget` epochs, of all trials together."""
+    """The regrets after each of `budget` epochs, of all trials together, as shown and as expected `(budget, 2)`."""
     due: list[tuple[float, int, _Running]] = []
     done: dict[int, _Running] = {}
-    found = np.full(budget, np.nan)
-    clock, spent, best, tie = 0.0, 0, 0.0, count()
+    found = np.full((budget, 2), np.nan)
+    best_recorded = max(float(scores.max()) for scores in curves.scores)
+    clock, spent, best, expected, tie = 0.0, 0, -1.0, np.nan, count()
     while spent < budget:
         while len(due) < slots and (begun := search.start()):
             number, params = begun
@@ -346,44 +233,43 @@ def regrets(search: _Search, curves: Curves, seed: int, budget: int, slots: int)
         score = float(scores[run.epoch - 1])
         if score > run.best:
             run.best, run.best_epoch = score, run.epoch
-        best = max(best, score)
-        found[spent] = curves.best - best
+        if score > best:  # what is still to come of the trial is not shown yet, and so not expected of it here
+            best, expected = score, curves.regrets[run.recorded, 1] + float(scores.max()) - score
+        found[spent] = best_recorded - best, expected
         spent += 1
         if search.report(run.trial, run.epoch, score, run.best, run.best_epoch, run.epoch >= len(scores)):
             heapq.heappush(due, (clock + curves.seconds[run.recorded], next(tie), run))
         else:
             done[run.trial] = run
-    found[spent:] = curves.best - best
+    found[spent:] = best_recorded - best, expected
     return found
 
 
-def clairvoyant(curves: Curves, seed: int) -> list[float]:
-    """Regrets of a scheduler that sees after three epochs how each random point ends, and trains only the best on."""
-    points = _random_points(curves.space, seed)
-    finals = [
-        float(curves.scores[_recorded(curves, points(number), seed, number)].max())
-        for number in range(1 + (BUDGETS[-1] - EPOCHS) // _FIRST)
-    ]
-    return [curves.best - max(finals[: 1 + (budget - EPOCHS) // _FIRST]) for budget in BUDGETS]
+def clairvoyant(curves: Curves, seed: int) -> npt.NDArray[np.float64]:
+    """Regrets of a scheduler that sees after three epochs what each random point will show, and trains the best on."""
+    points = random_points(curves.space, seed)
+    trials = 1 + (BUDGETS[-1] - EPOCHS) // _FIRST
+    ends = curves.regrets[[_recorded(curves, points(number), seed, number) for number in range(trials)]]
+    return np.array([ends[ends[: 1 + (budget - EPOCHS) // _FIRST, 0].argmin()] for budget in BUDGETS])
 
 
-def expected_of_random(curves: Curves) -> list[float]:
+def expected_of_random(curves: Curves) -> npt.NDArray[np.float64]:
     """Mean regrets of all draws of recorded configurations, of as many as a budget has room for.
 
     Trials that see no progress end early by themselves, so these are more than those of full length would be.
     """
-    finals = np.array([scores.max() for scores in curves.scores])
-    order = np.argsort(finals)
+    order = np.argsort(-curves.regrets[:, 0])
     below = np.cumsum(curves.wanted[order])
     length = float(curves.wanted @ np.array([len(scores) for scores in curves.scores]))
-    return [curves.best - float(finals[order] @ np.diff(below ** (budget / length), prepend=0.0)) for budget in BUDGETS]
+    chances = np.array([np.diff(below ** (budget / length), prepend=0.0) for budget in BUDGETS])
+    return chances @ curves.regrets[order]
 
 
 STRATEGIES = (
     "this project",
     "this project, no default",
     "random",
-    "random, expected",
+    "random, exact mean",
     "random, twice",
     "Ray stock",
     "Ray, same rungs",
@@ -394,14 +280,14 @@ STRATEGIES = (
 )
 
 
-def replay(family: str, strategy: str, seed: int, slots: int) -> list[float]:
-    """Regrets of one run of one strategy at the budgets."""
+def replay(family: str, strategy: str, seed: int, slots: int) -> npt.NDArray[np.float64]:
+    """Regrets of one run of one strategy at the budgets, as shown and as expected `(budgets, 2)`."""
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     curves, most = Curves.load(family), BUDGETS[-1]
     if strategy == "3 epochs, then best":  # it must know its budget beforehand
-        return [float(regrets(_FirstThenBest(curves, seed, b), curves, seed, b, slots)[-1]) for b in BUDGETS]
-    if strategy == "random, expected":
+        return np.array([regrets(_FirstThenBest(curves, seed, b), curves, seed, b, slots)[-1] for b in BUDGETS])
+    if strategy == "random, exact mean":
         return expected_of_random(curves)
     if strategy == "clairvoyant":
         return clairvoyant(curves, seed)
@@ -418,7 +304,7 @@ def replay(family: str, strategy: str, seed: int, slots: int) -> list[float]:
             search = _Random(curves, seed)
         factor = 2 if strategy == "random, twice" else 1
         found = regrets(search, curves, seed, factor * most, slots)
-    return [float(found[factor * budget - 1]) for budget in BUDGETS]
+    return found[[factor * budget - 1 for budget in BUDGETS]]
 
 
 def main() -> None:
@@ -429,18 +315,21 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", choices=RECORDED, default=sorted(RECORDED))
     parser.add_argument("--only", nargs="*", choices=STRATEGIES, default=STRATEGIES, help="these searches alone")
     given = parser.parse_args()
+    head = f"| search | {' | '.join(map(str, BUDGETS))} |\n|---|{'--:|' * len(BUDGETS)}"
     rng = np.random.default_rng(0)
     pool = ProcessPoolExecutor(mp_context=get_context("spawn"))  # one for all: each process fits its forests once
     for family in given.families:
-        print(f"\n{family}: mean regret (95 % interval of the mean) after so many epochs, {given.repeats} runs\n")
-        print(f"| search | {' | '.join(map(str, BUDGETS))} |\n|---|{'--:|' * len(BUDGETS)}", flush=True)
+        print(f"\n{family}: mean regret (95 % interval) after so many epochs, {given.repeats} runs\n\nShown:\n\n{head}")
+        expected = []
         for strategy in given.only:
             jobs = [pool.submit(replay, family, strategy, seed, given.slots) for seed in range(given.repeats)]
             found = np.array([job.result() for job in jobs])
             means = found[rng.integers(given.repeats, size=(4000, given.repeats))].mean(1)
-            low, high = np.quantile(means, [0.025, 0.975], axis=0)
-            cells = [f"{m:.3f} ({a:.3f}–{b:.3f})" for m, a, b in zip(found.mean(0), low, high, strict=True)]
-            print(f"| {strategy} | {' | '.join(cells)} |", flush=True)
+            figures = np.stack([found.mean(0), *np.quantile(means, [0.025, 0.975], axis=0)], axis=-1)
+            cells = [[f"{m:.3f} ({a:.3f}–{b:.3f})" for m, a, b in budget] for budget in figures]
+            print(f"| {strategy} | {' | '.join(shown for shown, _ in cells)} |", flush=True)
+            expected.append(f"| {strategy} | {' | '.join(other for _, other in cells)} |")
+        print(f"\nExpected:\n\n{head}\n" + "\n".join(expected), flush=True)
 
 
 if __name__ == "__main__":
