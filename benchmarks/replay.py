@@ -218,8 +218,7 @@ def regrets(search: _Search, curves: Curves, seed: int, budget: int, slots: int)
     due: list[tuple[float, int, _Running]] = []
     done: dict[int, _Running] = {}
     found = np.full((budget, 2), np.nan)
-    best_recorded = max(float(scores.max()) for scores in curves.scores)
-    clock, spent, best, expected, tie = 0.0, 0, -1.0, np.nan, count()
+    clock, spent, best, regret, tie = 0.0, 0, -1.0, np.full(2, np.nan), count()
     while spent < budget:
         while len(due) < slots and (begun := search.start()):
             number, params = begun
@@ -233,15 +232,15 @@ def regrets(search: _Search, curves: Curves, seed: int, budget: int, slots: int)
         score = float(scores[run.epoch - 1])
         if score > run.best:
             run.best, run.best_epoch = score, run.epoch
-        if score > best:  # what is still to come of the trial is not shown yet, and so not expected of it here
-            best, expected = score, curves.regrets[run.recorded, 1] + float(scores.max()) - score
-        found[spent] = best_recorded - best, expected
+        if score > best:  # what is still to come of the trial is not shown yet, and so not expected of it either
+            best, regret = score, curves.regrets[run.recorded] + scores.max() - score
+        found[spent] = regret
         spent += 1
         if search.report(run.trial, run.epoch, score, run.best, run.best_epoch, run.epoch >= len(scores)):
             heapq.heappush(due, (clock + curves.seconds[run.recorded], next(tie), run))
         else:
             done[run.trial] = run
-    found[spent:] = best_recorded - best, expected
+    found[spent:] = regret
     return found
 
 
