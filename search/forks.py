@@ -17,6 +17,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainables import heap
+
 # Where the server listens, for all that Ray starts.
 ADDRESS = "ETUDE_FORKS"
 # What trials import, apart from Ray; the compiler's front is what Torch's optimisers import when the first one is made.
@@ -62,7 +64,8 @@ def _started() -> Iterator[str]:
             # In a session of its own: a Ctrl-C at the terminal is for the search, which ends its workers in order.
             process = subprocess.Popen(
                 [sys.executable, "-P", "-c", f"from search.forks import serve; serve({file})"],
-                env={**os.environ, "OMP_NUM_THREADS": "1"},  # NumPy's library begins its threads when it is imported
+                # NumPy's library begins its threads when it is imported.
+                env={**os.environ, "OMP_NUM_THREADS": "1", **heap.jemalloc(os.environ)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

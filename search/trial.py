@@ -154,6 +154,7 @@ class Trials:
             self._take_up()
         torch.set_num_threads(trial.threads)  # preparing inputs takes them too
         inputs = data.trial_data(trial.data, trial.features, device, spare, shared=True)
+        heap.tidy()  # what preparing them, and the trial before, took
         for reports in loop.train_by_save(
             trial, inputs, self._folder, self._claim.check, given["rungs"], before_epoch=self._go_on
         ):

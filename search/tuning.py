@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from search.claim import mark
 from search.engine import Decision, Engine
 from search.machines import Machines
 from search.slots import Resources
-from search.worker import TrialWorker
+from search.worker import TrialWorker, taken
 from trainables.errors import UserError
 
 WORKER_RETRIES, NODE_RETRIES = 3, 12
@@ -81,7 +82,7 @@ def _fit(link: "_Link", halted: Callable[[], bool], machines: Machines | None) -
     scratch = link.engine.journal.directory.absolute() / ".tune"
     shutil.rmtree(scratch, ignore_errors=True)
     tuner = tune.Tuner(
-        tune.with_resources(TrialWorker, lambda config: _bundle(resources.cpus_per_trial, config["gpus"])),
+        tune.with_resources(TrialWorker, partial(taken, resources.cpus_per_trial)),
         tune_config=tune.TuneConfig(
             search_alg=_Asking(link, machines.room if machines else lambda: resources.concurrency),
             scheduler=_Deciding(link),
@@ -110,11 +111,6 @@ def _fit(link: "_Link", halted: Callable[[], bool], machines: Machines | None) -
         shutil.rmtree(scratch, ignore_errors=True)
     if link.abort is not None:
         raise link.abort
-
-
-def _bundle(cpus: int, gpus: float) -> tune.PlacementGroupFactory:
-    """What a trial takes, as Tune wants it."""
-    return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpus}])
 
 
 def _reason(error: Exception) -> Exception:

@@ -17,6 +17,7 @@ import pytest
 
 from search import forks
 from tests.faults.nodes import wait_until
+from trainables import heap
 
 ROOT = Path(__file__).parents[2]
 PLAIN = ("--language=PYTHON", "--serialized-runtime-env-context={}")
@@ -32,6 +33,7 @@ print(json.dumps({
     "torch_threads": "torch" in sys.modules and sys.modules["torch"].get_num_threads(),
     "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
     "files": len(os.listdir("/proc/self/fd")), "input": sys.stdin.read(),
+    "jemalloc": "libjemalloc" in open("/proc/self/maps").read(), "preloads": os.environ.get("LD_PRELOAD"),
     "oom_score_adj": open("/proc/self/oom_score_adj").read().strip(),
 }))
 sys.exit(3)
@@ -97,6 +99,7 @@ def test_a_worker_is_a_fork_and_yet_as_ray_began_it(server: Server, tmp_path: Pa
     assert found["leads"] and found["blocked"]
     assert found["open_files"] == resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1
     assert (found["threads"], found["torch_threads"], found["blas"]) == (1, 1, None)
+    assert found["jemalloc"] == bool(heap.jemalloc({})) and found["preloads"] is None
     assert found["files"] == 4, "its own three, the listing's, and none of the server's"
     assert found["code"] == 0
 

@@ -158,3 +158,36 @@ def test_a_worker_gives_back_what_it_keeps_before_it_ends_itself(kept: bool, mon
 
 def raise_superseded() -> None:
     raise SupersededError
+
+
+def test_memory_is_tidied_up_between_preparing_and_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What preparing took is of other sizes than what training takes, and would stay beside it."""
+    done: list[str] = []
+
+    def train_nothing(*_: object, **__: object) -> Iterator[list[object]]:
+        done.append("trained")
+        yield from ()
+
+    config = SimpleNamespace(data=None, features=None, threads=1)
+    stand_ins = {
+        "check_mark": lambda *_: None,
+        "resolve": lambda point: config,
+        "footprint": lambda *_: SimpleNamespace(process_bytes=0),
+        "data": SimpleNamespace(
+            choose_device=lambda: SimpleNamespace(type="cpu"),
+            release=lambda *_: None,
+            load=lambda _: SimpleNamespace(split=SimpleNamespace(classes=("a", "b"))),
+            input_shape=lambda *_: (1,),
+            trial_data=lambda *_, **__: done.append("prepared"),
+        ),
+        "heap": SimpleNamespace(keep_freed=lambda: None, tidy=lambda: done.append("tidied")),
+        "loop": SimpleNamespace(train_by_save=train_nothing),
+    }
+    monkeypatch.setattr(trial, "MemoryWatch", Watch)
+    monkeypatch.setattr(trial.ray, "get_gpu_ids", list)
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(trial, name, stand_in)
+    trials = trial.Trials(memory_bytes=1)
+    trials.begin(given(tmp_path) | {"point": {}, "study": str(tmp_path), "reported": 0, "rungs": ()})
+    assert list(trials._reports) == []
+    assert done == ["prepared", "tidied", "trained"]
