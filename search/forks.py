@@ -14,10 +14,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-from trainables import heap
 
 # Where the server listens, for all that Ray starts.
 ADDRESS = "ETUDE_FORKS"
@@ -26,6 +24,8 @@ _PRELOADED = ("trainables.data", "trainables.folder", "trainables.footprint", "t
 _ANSWER_SECONDS = 30.0
 _GPUS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 _TAKEN = b"taken"
+# jemalloc's settings: nothing that was freed goes back to the system by itself (trainables/heap.py).
+_KEEP_ALL = "narenas:1,dirty_decay_ms:-1,muzzy_decay_ms:0"
 _servers: list["subprocess.Popen[bytes]"] = []
 
 
@@ -65,7 +65,7 @@ def _started() -> Iterator[str]:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-c", f"from search.forks import serve; serve({file})"],
                 # NumPy's library begins its threads when it is imported.
-                env={**os.environ, "OMP_NUM_THREADS": "1", **heap.jemalloc(os.environ)},
+                env={**os.environ, "OMP_NUM_THREADS": "1", **jemalloc(os.environ)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -80,6 +80,27 @@ def _started() -> Iterator[str]:
             _servers.remove(process)
             process.kill()
             process.communicate()
+
+
+def jemalloc(environment: Mapping[str, str]) -> dict[str, str]:
+    """What to add to the environment of a process for it to have jemalloc; nothing where there is none.
+
+    Ray brings it for Linux. Whoever preloads something of their own keeps to that.
+    """
+    library = _ray() / "core" / "libjemalloc.so"
+    # A name in the list of libraries ends at spaces and colons, which cannot be escaped.
+    if not library.exists() or environment.get("LD_PRELOAD") or set(str(library)) & set(" :"):
+        return {}
+    return {"LD_PRELOAD": str(library), "MALLOC_CONF": _KEEP_ALL}
+
+
+def _ray() -> Path:
+    """The folder of Ray's package, which is not imported for it."""
+    from importlib.util import find_spec
+
+    found = find_spec("ray")
+    assert found and found.origin
+    return Path(found.origin).parent
 
 
 def dismiss() -> None:
@@ -97,6 +118,8 @@ def serve(file: int) -> None:
     import shutil
     import signal
 
+    from trainables import heap
+
     listener = socket.socket(fileno=file)
     for name in _PRELOADED:
         importlib.import_module(name)
@@ -104,6 +127,7 @@ def serve(file: int) -> None:
     # A collection in a worker would touch, and so copy, every page that holds an object.
     gc.collect()
     gc.freeze()
+    heap.give_back()  # each worker would have it as its own
     while True:
         ready, _, _ = select.select([listener, sys.stdin], [], [])
         if sys.stdin in ready:
@@ -183,11 +207,7 @@ def _begin_worker(given: list[str]) -> None:
         and _ask(command)
     ):
         return
-    from importlib.util import find_spec
-
-    ray = find_spec("ray")
-    assert ray and ray.origin
-    own = Path(ray.origin).parent / "_private" / "workers" / "setup_worker.py"
+    own = _ray() / "_private" / "workers" / "setup_worker.py"
     os.execv(sys.executable, [sys.executable, str(own), *given])
 
 

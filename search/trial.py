@@ -32,6 +32,7 @@ from trainables.footprint import footprint
 OBITUARY = "failure.json"
 log = logging.getLogger(__name__)
 _WATCH_SECONDS = 0.1
+_SCARCE_PERCENT = 90  # of the node's memory in use, by whomever
 _OUT_OF_GPU_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
@@ -143,6 +144,7 @@ class Trials:
         trial = resolve(given["point"])
         device = data.choose_device()
         data.release(trial.data, trial.features)
+        heap.tidy()  # of the trial before; how much is free decides whether this one's inputs stay in memory
         if device.type == "cuda":
             torch.cuda.empty_cache()  # what the last trial took is not this one's
             torch.cuda.reset_peak_memory_stats()
@@ -154,7 +156,7 @@ class Trials:
             self._take_up()
         torch.set_num_threads(trial.threads)  # preparing inputs takes them too
         inputs = data.trial_data(trial.data, trial.features, device, spare, shared=True)
-        heap.tidy()  # what preparing them, and the trial before, took
+        heap.tidy()  # of preparing them
         for reports in loop.train_by_save(
             trial, inputs, self._folder, self._claim.check, given["rungs"], before_epoch=self._go_on
         ):
@@ -254,7 +256,7 @@ class MemoryWatch:
     def _run(self) -> None:
         while True:
             used = self.used()
-            if used > self._limit:
+            if used > self._limit or psutil.virtual_memory().percent > _SCARCE_PERCENT:
                 heap.give_back()
                 used = self.used()
             if used > self._limit and self._guarded is not None:

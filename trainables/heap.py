@@ -3,43 +3,27 @@
 A training step makes and frees the same hundreds of megabytes as the one before. By default the C library returns
 large blocks, and the end of its heap, to the system as soon as they are free, and has them back page by page in the
 next step: a tenth of a trial's time on a CPU (LOG.md). Told to keep them it fills up with holes. jemalloc keeps all
-with fewer, and workers have it where it can be had; in other processes the C library keeps what it can.
+with fewer, and forked workers have it (search/forks.py); in other processes the C library keeps what it can.
 """
 
 import ctypes
-from collections.abc import Callable, Mapping
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Callable
 
 # Larger blocks the C library returns at once, as ever: kept, they leave holes that are not worth the time saved.
 LARGE_BLOCK_BYTES = 2**25
 _KEPT_BYTES = 2**30
 # Of malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-# jemalloc: nothing goes back by itself.
-_KEEP_ALL = "narenas:1,dirty_decay_ms:-1,muzzy_decay_ms:0"
 # What a trial may leave to the next one.
 _LEFT_BYTES = 2**27
+# Of jemalloc.h.
 _ALL_ARENAS = 4096
 
 
-def jemalloc(environment: Mapping[str, str]) -> dict[str, str]:
-    """What to add to the environment of a process for it to have jemalloc; nothing where there is none.
-
-    Ray brings it for Linux. Whoever preloads something of their own keeps to that.
-    """
-    ray = find_spec("ray")
-    library = Path(ray.origin).parent / "core" / "libjemalloc.so" if ray and ray.origin else None
-    # The list of libraries ends at spaces and colons, which cannot be escaped.
-    if library is None or not library.exists() or "LD_PRELOAD" in environment or set(str(library)) & set(" :"):
-        return {}
-    return {"LD_PRELOAD": str(library), "MALLOC_CONF": _KEEP_ALL}
-
-
 def keep_freed() -> None:
-    """Has this process keep freed blocks for its next ones; but for large ones, without jemalloc.
+    """Has this process' C library, if it is glibc, keep freed blocks for the next ones, but for large ones.
 
-    Does nothing where there is neither jemalloc, which keeps them by its settings, nor glibc.
+    With jemalloc, which keeps all by its settings, it has nothing to say.
     """
     if tune := _function("mallopt"):
         tune(_TRIM_THRESHOLD, _KEPT_BYTES)
@@ -47,9 +31,9 @@ def keep_freed() -> None:
 
 
 def tidy() -> None:
-    """Returns what was kept to the system where it is much, for what comes will not be of the same sizes.
+    """Returns what jemalloc kept to the system where it is much, for what comes will not be of the same sizes.
 
-    Only of jemalloc's: with the C library it costs as much time as keeping saves.
+    Nothing of the C library's: that costs as much time as keeping saves.
     """
     if (control := _function("mallctl")) and _kept_bytes(control) > _LEFT_BYTES:
         give_back()

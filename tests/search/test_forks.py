@@ -17,7 +17,6 @@ import pytest
 
 from search import forks
 from tests.faults.nodes import wait_until
-from trainables import heap
 
 ROOT = Path(__file__).parents[2]
 PLAIN = ("--language=PYTHON", "--serialized-runtime-env-context={}")
@@ -99,7 +98,8 @@ def test_a_worker_is_a_fork_and_yet_as_ray_began_it(server: Server, tmp_path: Pa
     assert found["leads"] and found["blocked"]
     assert found["open_files"] == resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1
     assert (found["threads"], found["torch_threads"], found["blas"]) == (1, 1, None)
-    assert found["jemalloc"] == bool(heap.jemalloc({})) and found["preloads"] is None
+    assert found["jemalloc"] == bool(forks.jemalloc(os.environ))
+    assert found["preloads"] == os.environ.get("LD_PRELOAD")
     assert found["files"] == 4, "its own three, the listing's, and none of the server's"
     assert found["code"] == 0
 
@@ -294,6 +294,19 @@ with forks.server(), cluster(None):
     assert "raylet" in command[0], command
     print("as it should be")
 """
+
+
+def test_there_is_no_jemalloc_where_another_library_is_preloaded_or_none_can_be_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert not forks.jemalloc({"LD_PRELOAD": "their.so"})
+    for folder, can_be_named in (("ray", True), ("a ray", False), ("ra:y", False)):
+        library = tmp_path / folder / "core" / "libjemalloc.so"
+        library.parent.mkdir(parents=True)
+        monkeypatch.setattr(forks, "_ray", lambda folder=folder: tmp_path / folder)
+        assert not forks.jemalloc({"LD_PRELOAD": ""})
+        library.touch()
+        assert forks.jemalloc({"LD_PRELOAD": ""}).get("LD_PRELOAD") == (str(library) if can_be_named else None)
 
 
 @pytest.mark.slow

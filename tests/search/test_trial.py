@@ -136,13 +136,16 @@ def test_a_crowded_gpu_is_told_from_other_errors(
     assert found["lost"].startswith("out of GPU memory: " if crowded else f"{type(error).__name__}: ")
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_a_worker_gives_back_what_it_keeps_before_it_ends_itself(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it keeps for the next step may be more than its share, without anything being lost."""
+@pytest.mark.parametrize(("used", "kept", "percent"), [(20, 15, 50), (20, 0, 50), (5, 5, 95), (5, 0, 50)])
+def test_a_worker_gives_back_what_it_keeps_before_it_ends_itself(
+    used: int, kept: int, percent: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it keeps for the next step may be more than its share, without anything being lost, or wanted by others."""
     said: list[str] = []
     monkeypatch.setattr(trial.heap, "give_back", lambda: said.append("gives back"))
     monkeypatch.setattr(trial.os, "_exit", lambda code: said.append("ends"))
-    monkeypatch.setattr(MemoryWatch, "used", lambda self: 5 if kept and said else 20)
+    monkeypatch.setattr(trial.psutil, "virtual_memory", lambda: SimpleNamespace(percent=percent))
+    monkeypatch.setattr(MemoryWatch, "used", lambda self: used - kept if said else used)
     monkeypatch.setattr(trial.threading, "Thread", lambda **_: SimpleNamespace(start=lambda: None))
     watch = MemoryWatch(10)
     watch.guard(SimpleNamespace(check=raise_superseded), "this")  # type: ignore[arg-type]
@@ -153,14 +156,17 @@ def test_a_worker_gives_back_what_it_keeps_before_it_ends_itself(kept: bool, mon
     monkeypatch.setattr(trial.time, "sleep", stop)
     with pytest.raises(StopIteration):
         watch._run()
-    assert said == (["gives back"] if kept else ["gives back", "ends"])
+    gives = ["gives back"] if used > 10 or percent > 90 else []
+    assert said == gives + (["ends"] if used - kept > 10 else [])
 
 
 def raise_superseded() -> None:
     raise SupersededError
 
 
-def test_memory_is_tidied_up_between_preparing_and_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_memory_is_tidied_up_before_preparing_and_before_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """What preparing took is of other sizes than what training takes, and would stay beside it."""
     done: list[str] = []
 
@@ -190,4 +196,4 @@ def test_memory_is_tidied_up_between_preparing_and_training(monkeypatch: pytest.
     trials = trial.Trials(memory_bytes=1)
     trials.begin(given(tmp_path) | {"point": {}, "study": str(tmp_path), "reported": 0, "rungs": ()})
     assert list(trials._reports) == []
-    assert done == ["prepared", "tidied", "trained"]
+    assert done == ["tidied", "prepared", "tidied", "trained"]
