@@ -189,6 +189,7 @@ def test_memory_is_tidied_up_before_preparing_and_before_training(
         "heap": SimpleNamespace(keep_freed=lambda: None, tidy=lambda: done.append("tidied")),
         "loop": SimpleNamespace(train_by_save=train_nothing),
     }
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # a worker sets it
     monkeypatch.setattr(trial, "MemoryWatch", Watch)
     monkeypatch.setattr(trial.ray, "get_gpu_ids", list)
     for name, stand_in in stand_ins.items():
