@@ -28,7 +28,7 @@ _META = torch.device("meta")
 _FLOAT_BYTES = 4
 # The C library gives large blocks back at once, and jemalloc rounds them up; smaller ones leave holes in the heap. Both
 # shares are measured. What jemalloc keeps beside, up to half as much again, a worker gives back at its share.
-_LARGE_BLOCK_FACTOR, _SMALL_BLOCK_FACTOR = 1.2, 1.5
+_LARGE_BLOCK_FACTOR, _SMALL_BLOCK_FACTOR = 1.1, 1.5
 # The kernels that oneDNN makes and keeps, measured.
 _KERNEL_BYTES = 35_000_000
 # What oneDNN's LSTM keeps of each step for its backward pass, in values per unit: gates, cells, states, measured.
