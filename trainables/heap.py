@@ -49,12 +49,16 @@ def give_back() -> None:
 
 def _kept_bytes(control: Callable[..., int]) -> int:
     """What jemalloc holds that is not in use."""
-    refresh, pages, page = ctypes.c_uint64(1), ctypes.c_size_t(0), ctypes.c_size_t(0)
-    size = ctypes.c_size_t(ctypes.sizeof(ctypes.c_size_t))
-    control(b"epoch", None, None, ctypes.byref(refresh), ctypes.c_size_t(ctypes.sizeof(refresh)))
-    control(f"stats.arenas.{_ALL_ARENAS}.pdirty".encode(), ctypes.byref(pages), ctypes.byref(size), None, 0)
-    control(b"arenas.page", ctypes.byref(page), ctypes.byref(size), None, 0)
-    return pages.value * page.value
+    now = ctypes.c_uint64(1)
+    control(b"epoch", None, None, ctypes.byref(now), ctypes.c_size_t(ctypes.sizeof(now)))  # statistics are of then
+    return _told(control, f"stats.arenas.{_ALL_ARENAS}.pdirty") * _told(control, "arenas.page")
+
+
+def _told(control: Callable[..., int], name: str) -> int:
+    """A size that jemalloc tells under that name."""
+    found, length = ctypes.c_size_t(0), ctypes.c_size_t(ctypes.sizeof(ctypes.c_size_t))
+    control(name.encode(), ctypes.byref(found), ctypes.byref(length), None, ctypes.c_size_t(0))
+    return found.value
 
 
 def _function(name: str) -> Callable[..., int] | None:
