@@ -25,6 +25,7 @@ from trainables.corpora.wording import counted, listed
 from trainables.errors import UserError
 from trainables.outputs import check_output, write_output
 from trainables.scoring import summarise
+from trainables.seen import seen
 
 if TYPE_CHECKING:  # Torch takes seconds to import
     from trainables.saved import SavedModel
@@ -104,7 +105,8 @@ def evaluate(
     if predictions.empty:
         why = f" ({bad[0]})" if bad else ""
         raise UserError(f"At least one clip must be usable, but none of {corpus} is{why}. Name another corpus.")
-    notices = (*_warnings(model, store, corpus, trained_on), *parts.notices, *_left_out(bad))
+    warnings = _warnings(model, store, corpus, parts.rows, trained_on)
+    notices = (*warnings, *parts.notices, *_left_out(bad))
     return Evaluation(predictions, notices, trained_on, task)
 
 
@@ -214,11 +216,16 @@ def _clips(store: Store, rows: Rows) -> Iterator[tuple[str, Samples]]:
         yield str(name), samples[offset : offset + length]
 
 
-def _warnings(model: "SavedModel", store: Store, corpus: str, trained_on: bool) -> Iterator[str]:
+def _warnings(model: "SavedModel", store: Store, corpus: str, rows: dict[str, Rows], trained_on: bool) -> Iterator[str]:
     if trained_on:
         yield (
             "Warning: this is the corpus that the model was trained on. It has learnt train, and was chosen by tune; "
             "only valid and test tell how good it is."
+        )
+    elif known := _seen(model, store, rows):
+        yield (
+            f"Warning: the model was trained or chosen on recordings that are among these, {known}, so scores there "
+            f"flatter. Score it on a corpus without them."
         )
     elif corpora.absolute(corpus) == model.config.data.corpus:
         yield (
@@ -229,6 +236,16 @@ def _warnings(model: "SavedModel", store: Store, corpus: str, trained_on: bool) 
         yield f"The clips, kept at {store.sample_rate_hz} Hz, are resampled to the model's {model.sample_rate_hz} Hz."
     if store.clip_seconds > model.clip_seconds + _ROUNDING_SECONDS:
         yield f"Of longer clips only the first {model.clip_seconds:g} s count, as in training."
+
+
+def _seen(model: "SavedModel", store: Store, rows: dict[str, Rows]) -> str:
+    """How many of each split's clips the model has seen, where it has seen any."""
+    counts = {name: int(seen(model.folder, store, found).sum()) for name, found in rows.items()}
+    return ", ".join(
+        f"{count:,} of {counted(len(rows[name]), 'clip', 'clips')}{'' if name == ALL else f' of {name}'}"
+        for name, count in counts.items()
+        if count
+    )
 
 
 def _left_out(bad: list[str]) -> Iterator[str]:

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,6 +55,11 @@ def cluster(address: str | None) -> Iterator[None]:
             )
     except Exception as error:  # that a node did not start in time is told by no narrower class
         words = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        if address is None and "AF_UNIX" in words:
+            raise UserError(
+                f"Ray needs a folder for temporary files with a short path, but that of {tempfile.gettempdir()} is too "
+                f"long for its sockets. Set TMPDIR to a shorter one, such as /tmp."
+            ) from error
         if address is None:
             raise UserError(
                 f"Ray must start on this machine within half a minute, but did not ({words}). A machine that is busy "

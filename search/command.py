@@ -21,12 +21,12 @@ def run(given: Options, terminal: Terminal) -> int:
         return compare(given, terminal)
     with bar(terminal) as progress:
         spec, directory, corpus = options.settle(given, progress)
-    say_corpus(corpus, terminal)
+    say_corpus(corpus, terminal, dry_run=given.dry_run)
     say_restrictions(given, spec, terminal)
     if given.dry_run:
         from search.preflight import describe_plan, plan
 
-        with terminal.console.status("Building and timing baselines and corners of the space …"):
+        with terminal.busy("Building and timing baselines and corners of the space …"):
             found = plan(spec, corpus, given, directory)
         print_result(given, found, terminal, describe_plan(found))
         return FINISHED
@@ -35,7 +35,7 @@ def run(given: Options, terminal: Terminal) -> int:
     from search.summary import describe
 
     summary = run_session(given, spec, directory, corpus, terminal)
-    print_result(given, summary, terminal, describe(summary, corpus.split.chance))
+    print_result(given, summary, terminal, describe(summary, corpus.split))
     return _CODES[summary["state"]]
 
 
@@ -43,15 +43,15 @@ def compare(given: Options, terminal: Terminal) -> int:
     """Settles a study of each family, then describes or runs them all; the exit code."""
     with bar(terminal) as progress:
         root, settled, studies = comparison.settle(given, progress)
-    say_corpus(studies[0][3], terminal)
+    say_corpus(studies[0][3], terminal, dry_run=given.dry_run)
     for own, spec, _, _ in studies:
         say_restrictions(own, spec, terminal)
     if given.dry_run:
         from search.preflight import describe_plans, plan
 
         plans = []
-        for own, spec, directory, corpus in studies:
-            with terminal.console.status(f"Building and timing {spec.space.title} …"):
+        for number, (own, spec, directory, corpus) in enumerate(studies, start=1):
+            with terminal.busy(f"Building and timing {spec.space.title}, {number} of {len(studies)} …"):
                 plans.append(plan(spec, corpus, own, directory))
         print_result(given, plans, terminal, describe_plans(plans))
         return FINISHED
@@ -61,7 +61,7 @@ def compare(given: Options, terminal: Terminal) -> int:
     return _CODES[board["state"]]
 
 
-def say_corpus(corpus: options.Corpus, terminal: Terminal) -> None:
+def say_corpus(corpus: options.Corpus, terminal: Terminal, *, dry_run: bool) -> None:
     """One line on the data, and one for each thing that the user should know about it."""
     parts = ", ".join(f"{name} {row['clips']} in {row['groups']}" for name, row in corpus.split.summary.items())
     classes = f"{len(corpus.split.classes)} classes of {corpus.data.task}"
@@ -81,6 +81,9 @@ def say_corpus(corpus: options.Corpus, terminal: Terminal) -> None:
             terminal.say(note)
     for notice in corpus.split.notices:
         terminal.say(notice)
+    if dry_run:  # a study says it at its end, beside its scores
+        for doubt in corpus.split.doubts():
+            terminal.say(doubt)
 
 
 def say_restrictions(given: Options, spec: StudySpec, terminal: Terminal) -> None:

@@ -7,7 +7,7 @@
 Families never share a bracket of ASHA: slow starters would lose at equal epochs. They are compared across studies.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from search import adapt, options, places
 from search.mirror import address_of, mirror_of
 from search.options import Corpus, Options
 from search.progress import Terminal, duration, trial_name, unbroken
-from search.records import BASELINES, EPOCHS, FAMILIES, SPEC, TRIALS
+from search.records import BASELINES, EPOCHS, FAMILIES, SPEC, TRIALS, locked
 from search.study import StudySpec, choose
 from trainables.errors import UserError
 from trainables.files import read_json, write_json
@@ -64,21 +64,27 @@ def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[P
 
 def run(root: Path, given: Options, studies: list[Settled], terminal: Terminal) -> dict[str, Any]:
     """Runs what is left of each study; the leaderboard. Its `state` is "finished", "failed" or "interrupted"."""
+    with locked(root):
+        before = read_json(root / FAMILIES) if (root / FAMILIES).exists() else None
+        if before is not None and not given.resume:
+            raise UserError(
+                f"A study's name must be new, but another process has begun {address_of(root)} meanwhile. Choose "
+                f"another --name."
+            )
+        lengths = _lengths(studies)
+        _note(root, {"families": [spec.space.name for _, spec, _, _ in studies], "options": _kept(given)})
+        try:
+            return _run(root, given, studies, terminal)
+        except UserError:
+            if before and _lengths(studies) == lengths:  # nothing was trained with what was asked for this time
+                _note(root, before)
+            raise
+
+
+def _run(root: Path, given: Options, studies: list[Settled], terminal: Terminal) -> dict[str, Any]:
     from search.session import run_session, running_ray
     from search.summary import describe, resume_command
 
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"A comparison needs a directory that can be written, but {root} cannot be ({error.strerror or error}). "
-            f"Name another place with --storage."
-        ) from error
-    record = {"families": [spec.space.name for _, spec, _, _ in studies]}
-    mirror = mirror_of(root)
-    write_json(root / FAMILIES, {**record, "options": {name: getattr(given, name) for name in KEPT}})
-    if mirror:
-        mirror.push(FAMILIES)
     summaries: dict[str, dict[str, Any]] = {}
     with running_ray(given.address, root / "logs" / "search.log", terminal):
         for number, (own, spec, directory, corpus) in enumerate(studies, start=1):
@@ -88,13 +94,30 @@ def run(root: Path, given: Options, studies: list[Settled], terminal: Terminal) 
             summaries[spec.space.name] = found
             if found["state"] == "interrupted":
                 return {"state": "interrupted", "directory": address_of(root), "resume": resume_command(root)}
-            terminal.show(describe(found, corpus.split.chance))
-    board = leaderboard(root, summaries)
+            terminal.show(describe(found, corpus.split))
+    board = leaderboard(root, summaries, studies[0][3].split.doubts())
     write_json(root / "leaderboard.json", board)
     pd.DataFrame(board["rows"]).to_csv(root / "leaderboard.csv", index=False)
-    if mirror:
+    if mirror := mirror_of(root):
         mirror.push("leaderboard.json", "leaderboard.csv")
     return board
+
+
+def _note(root: Path, record: dict[str, Any]) -> None:
+    """Writes which families a comparison has, and with which options."""
+    write_json(root / FAMILIES, record)
+    if mirror := mirror_of(root):
+        mirror.push(FAMILIES)
+
+
+def _kept(given: Options) -> dict[str, Any]:
+    return {name: getattr(given, name) for name in KEPT}
+
+
+def _lengths(studies: list[Settled]) -> list[int]:
+    """How much of each study's journal tells of epochs."""
+    files = [directory / EPOCHS for _, _, directory, _ in studies]
+    return [path.stat().st_size if path.exists() else 0 for path in files]
 
 
 def _as_before(given: Options) -> Options:
@@ -182,8 +205,12 @@ def _clear_half_made(directory: Path) -> None:
         path.unlink()
 
 
-def leaderboard(root: Path, summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def leaderboard(root: Path, summaries: dict[str, dict[str, Any]], warnings: Sequence[str] = ()) -> dict[str, Any]:
     """Every family's chosen model and its baselines, by tune score, and how the first compares on test."""
+    asked = {family: found["trials"]["asked"] for family, found in summaries.items()}
+    if len(set(asked.values())) > 1:
+        counts = ", ".join(f"{family} {trials}" for family, trials in asked.items())
+        warnings = [f"These searches are not equal, they were given different numbers of trials: {counts}.", *warnings]
     rows = [row for family, found in summaries.items() for row in _rows(family, found)]
     rows.sort(key=lambda row: -row["tune_balanced_accuracy"])
     best = [row for row in rows if row["chosen"]]
@@ -194,6 +221,7 @@ def leaderboard(root: Path, summaries: dict[str, dict[str, Any]]) -> dict[str, A
         "rows": rows,
         "first_against": _against(root, best[0], best[1:], "family") if best else {},
         "first_against_baselines": _against(root, best[0], baselines, "baseline") if best else {},
+        "warnings": list(warnings),
         "failed": sorted(family for family, found in summaries.items() if not found["best"]),
         "wall_seconds": sum(found["wall_seconds"] for found in summaries.values()),
     }
@@ -263,6 +291,7 @@ def describe_leaderboard(board: dict[str, Any]) -> RenderableType:
     first = next((row["family"] for row in board["rows"] if row["chosen"]), "")
     words += [f"On test {first} is {verdict(family, row)}" for family, row in board["first_against"].items()]
     words += [f"On test {first} is {verdict(name, row)}" for name, row in board["first_against_baselines"].items()]
+    words += [f"Warning: {warning[0].lower()}{warning[1:]}" for warning in board["warnings"]]
     words.append(
         f"Sorted by tune, by which each was chosen; intervals (95 %) are of test; train is the time training took, ms "
         f"the time to score a clip. {duration(board['wall_seconds'])} in "

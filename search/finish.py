@@ -10,7 +10,7 @@ from search.engine import Engine, Trial
 from search.records import BASELINES, METRICS, SUBMISSION
 from trainables.config import TrialConfig
 from trainables.errors import UserError
-from trainables.files import BEST_WEIGHTS, read_json, replace_file, write_json
+from trainables.files import BEST_WEIGHTS, CONFIG, read_json, replace_file, write_json
 
 PREDICTIONS = "predictions.parquet"  # beside what `trainables.saved` writes
 
@@ -64,7 +64,8 @@ def _score(engine: Engine, trial: Trial, folder: Path) -> dict[str, Any]:
     config = engine.spec.config(trial.params, trial.baseline, trial.seed)
     if stored := _stored(folder, trial.number, config):
         return stored
-    metrics.unlink(missing_ok=True)
+    for file in (metrics, folder / CONFIG):  # nobody is to take new weights with what is written of old ones
+        file.unlink(missing_ok=True)
     checkpoint_folder = engine.journal.folder(trial.number)
     weights = checkpoint_folder / BEST_WEIGHTS
     if engine.journal.mirror:
@@ -137,6 +138,13 @@ def _stored(folder: Path, number: int, config: TrialConfig) -> dict[str, Any] | 
         return None
     try:
         stored: dict[str, Any] = read_json(folder / METRICS)
-    except ValueError:
+        record = read_json(folder / CONFIG)
+        elsewhere = record["config"]["data"]["corpus"] != config.data.corpus
+    except (KeyError, TypeError, ValueError):
         return None
-    return stored if stored.get("trial") == number else None
+    if stored.get("trial") != number:
+        return None
+    if elsewhere:  # the same corpus, which was moved
+        record["config"]["data"]["corpus"] = config.data.corpus
+        write_json(folder / CONFIG, record)
+    return stored

@@ -169,7 +169,10 @@ def open_corpus(
     else:
         store = corpora.open_corpus(spec, strict=given.strict, progress=progress)
         clips, rate, seconds = store.clips, store.sample_rate_hz, store.clip_seconds
-    parts = split(clips, task=task, how=how, keep_synth_lead=keep, seed=seed)
+    try:
+        parts = split(clips, task=task, how=how, keep_synth_lead=keep, seed=seed)
+    except UserError as error:  # what is missing may be what was passed over
+        raise UserError(" ".join([str(error), *(f"{note}." for note in (store.notes if store else ()))])) from None
     # A corpus that nobody decoded is taken for the study's.
     digest = store.digest if store else before.data.digest if before else ""
     data = DataConfig(spec, digest, task, keep, how, seed)

@@ -1,5 +1,6 @@
 """Where studies lie: a folder, or an address in an object store with working copies on this machine."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from search.options import Options
 
 _NAME = r"\w[\w.+-]{0,99}"
+_NAME_BYTES = 200  # file systems take 255, with what is added to a name while it is written
 
 
 def storage(given: "Options") -> Path:
@@ -26,10 +28,10 @@ def storage(given: "Options") -> Path:
 
     Raises UserError, also where the study's name would lead out of it.
     """
-    if given.name is not None and not re.fullmatch(_NAME, given.name):
+    if given.name is not None and not (re.fullmatch(_NAME, given.name) and len(os.fsencode(given.name)) <= _NAME_BYTES):
         raise UserError(
-            f"--name must be up to 100 letters, digits and . _ + - and begin with one of the first two, "
-            f"but is {given.name[:120]!r}."
+            f"--name must be up to 100 letters, digits and . _ + - (fewer where letters take several bytes, "
+            f"{_NAME_BYTES} in all) and begin with one of the first two, but is {given.name[:120]!r}."
         )
     if given.storage.lower().startswith("s3://") and set("@?#") & set(given.storage):
         raise UserError(

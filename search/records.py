@@ -5,6 +5,7 @@ session, trial start and trial end, `epochs.jsonl` one for every epoch with the 
 numbered through both files by `seq`, appended and brought to the disk before anything is done upon them.
 """
 
+import contextlib
 import heapq
 import json
 import os
@@ -27,7 +28,7 @@ Row = dict[str, Any]
 
 _RESTORE = "Restore the study's directory from a copy, or begin a new study."
 
-SPEC, TRIALS, EPOCHS = "study.json", "trials.jsonl", "epochs.jsonl"
+SPEC, TRIALS, EPOCHS, SUMMARY = "study.json", "trials.jsonl", "epochs.jsonl", "summary.json"
 ROWS = "rows"  # in an object store the latest rows, a file each
 METRICS = "metrics.json"  # in a scored model's folder, written last
 BASELINES, SUBMISSION = "baselines", "submission.csv"  # in the folder of the chosen model
@@ -73,6 +74,34 @@ def read_journal(directory: Path) -> list[Row]:
     return sorted((*read_rows(directory / TRIALS), *read_rows(directory / EPOCHS)), key=lambda row: row["seq"])
 
 
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Holds a directory, made where it is missing, that one process at a time may work on; raises UserError."""
+    lock = _lock(directory)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _lock(directory: Path) -> filelock.BaseFileLock:
+    lock = filelock.FileLock(directory / ".lock")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UserError(
+            f"One process at a time may run a study, but another is running {directory.name}. "
+            f"Wait for it, stop it, or choose another --name."
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"A study needs a directory that can be written, but {directory} cannot be "
+            f"({error.strerror or error}). Name another place with --storage."
+        ) from error
+    return lock
+
+
 class Journal:
     """A study directory opened for writing, by one process at a time.
 
@@ -84,20 +113,7 @@ class Journal:
         self, directory: Path, listen: Callable[[Row], None] = lambda row: None, mirror: "Mirror | None" = None
     ) -> None:
         self.directory, self.listen, self.mirror = directory, listen, mirror
-        self._lock = filelock.FileLock(directory / ".lock")
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise UserError(
-                f"One process at a time may run a study, but another is running {directory.name}. "
-                f"Wait for it, stop it, or choose another --name."
-            ) from None
-        except OSError as error:
-            raise UserError(
-                f"A study needs a directory that can be written, but {directory} cannot be "
-                f"({error.strerror or error}). Name another place with --storage."
-            ) from error
+        self._lock = _lock(directory)
         for name in (TRIALS, EPOCHS):
             _drop_torn_line(directory / name)
         if mirror is None:
@@ -144,9 +160,13 @@ class Journal:
         row = {"event": "epoch", "trial": trial, **report, "rung": rung, "decision": decision}
         self._append(EPOCHS, row, lasting=rung is not None or decision != "continue")
 
-    def session_ended(self) -> None:
-        """Notes that a process no longer works on the study, so that its time counts in full."""
-        self._append(TRIALS, {"event": "session ended", "pid": os.getpid()})
+    def session_ended(self, *, refused: bool = False) -> None:
+        """Notes that a process no longer works on the study, so that its time counts in full.
+
+        It was `refused` where what it was asked to do cannot be done.
+        """
+        row: Row = {"event": "session ended", "pid": os.getpid()}
+        self._append(TRIALS, {**row, "refused": True} if refused else row)
 
     def close(self) -> None:
         """Lets another process have the study."""

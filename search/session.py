@@ -21,7 +21,7 @@ from search.engine import Engine
 from search.mirror import Mirror, address_of, mirror_of
 from search.options import HERE, Corpus, Options
 from search.progress import Terminal, View, bar, quiet
-from search.records import SPEC, Journal, Row, elapsed_seconds
+from search.records import SPEC, SUMMARY, Journal, Row, elapsed_seconds
 from search.study import StudySpec, commit, record, versions
 from search.summary import resume_command, summary
 from spaces.domains import Params
@@ -123,6 +123,7 @@ def _run(
         journal.session(
             trials=spec.trials, options={n: getattr(given, n) for n in KEPT}, commit=commit(), versions=versions()
         )
+        refused = False
         try:
             if engine.to_start and not halt():
                 _search(given, spec, corpus, engine, halt, view, terminal)
@@ -131,11 +132,18 @@ def _run(
         except KeyboardInterrupt:
             # While Ray starts, or while the winner is scored: all that was done is in the journal.
             pass
+        except UserError:
+            refused = True
+            raise
         finally:
-            journal.session_ended()
+            journal.session_ended(refused=refused)
             if mirror:
                 mirror.gather()
-        return summary(engine, "interrupted", finished=None, wall_seconds=elapsed_seconds(journal.rows))
+        found = summary(engine, "interrupted", finished=None, wall_seconds=elapsed_seconds(journal.rows))
+        write_json(directory / SUMMARY, found)
+        if mirror:
+            mirror.push(SUMMARY)
+        return found
     except (OSError, UserError) as error:
         refused = isinstance(error, OSError) and not isinstance(error, ConnectionError)
         # Once the first row, which holds the options, is written, there is a study to go on with.
@@ -156,8 +164,20 @@ def _run(
 
 
 def as_before(given: Options, rows: list[Row]) -> Options:
-    """The options, with those that were left out as they were in the session before."""
-    before: dict[str, Any] = next((row.get("options", {}) for row in reversed(rows) if row["event"] == "session"), {})
+    """The options, with those that were left out as they were in the session before.
+
+    A session that was refused before it trained does not count: nobody has to take back what it asked for, such as a
+    GPU that no machine has.
+    """
+    before: dict[str, Any] = {}
+    previous, trained = before, False
+    for row in rows:
+        if row["event"] == "session":
+            previous, before, trained = before, row.get("options", {}), False
+        elif row["event"] == "session ended" and row.get("refused") and not trained:
+            before = previous or before
+        else:
+            trained = trained or row["event"] == "epoch"
     found = replace(given, **{n: value for n, value in before.items() if getattr(given, n) is None})
     return replace(found, address=None) if found.address == HERE else found
 
@@ -241,6 +261,7 @@ def _search(
             machines.say = view.note
             if given.address or resources.gpus_per_trial or not is_roomy(directory, spec, resources.concurrency):
                 _check_disk(directory, spec, corpus, resources.concurrency)
+            (directory / SUMMARY).unlink(missing_ok=True)  # it tells of the session before
             with view.shown(), halt.on_signals(view, resume), _torch_in_time(engine):
                 run_trials(engine, resources, halt, machines)
                 advice = machines.advice()
@@ -305,7 +326,7 @@ def _finish(engine: Engine, halt: Halt, terminal: Terminal) -> dict[str, Any]:
     state = "finished" if finished["best"] else "failed"
     wall_seconds = elapsed_seconds(engine.journal.rows)
     found = summary(engine, state, finished=finished, wall_seconds=wall_seconds)
-    write_json(engine.journal.directory / "summary.json", found)
+    write_json(engine.journal.directory / SUMMARY, found)
     if mirror := engine.journal.mirror:
         with terminal.busy(f"Putting what came out into {mirror.remote.address} …"):
             mirror.push_all()

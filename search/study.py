@@ -189,10 +189,12 @@ def check_unchanged(asked: StudySpec, existing: StudySpec) -> StudySpec:
         if name in _MAY_CHANGE or before == now or (name == "space" and existing.data.digest != asked.data.digest):
             continue
         if name == "data":
+            if before.digest != now.digest:
+                changed.append(f"the recordings or labels of {now.corpus} are others")
             changed += [
                 f"{key} was {value!r} and is {getattr(now, key)!r}"
                 for key, value in asdict(before).items()
-                if getattr(now, key) != value and key not in ("corpus", "split_seed")
+                if getattr(now, key) != value and key not in ("corpus", "digest", "split_seed")
             ]
         elif name == "space":
             changed.append(_space_change(before, now))

@@ -1,10 +1,11 @@
 """What came out of a study, as one record and as words for the terminal."""
 
+import math
 import shlex
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from search.mirror import address_of
 from search.progress import duration, trial_name, unbroken
 from search.records import FAMILIES, SUBMISSION
 from search.study import METRIC
+from trainables.corpora.splits import Split
 from trainables.corpora.wording import counted
 
 
@@ -73,8 +75,8 @@ def _from_here(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def describe(found: dict[str, Any], chance: Callable[[str], float]) -> RenderableType:
-    """The end of a run on the terminal. `chance` is the balanced accuracy of always naming one class of a split."""
+def describe(found: dict[str, Any], split: Split) -> RenderableType:
+    """The end of a run on the terminal."""
     parts: list[RenderableType] = [Text(f"{_trials(found)}; {duration(found['wall_seconds'])}.")]
     if found["failures"]:
         number, reason = next(iter(found["failures"].items()))
@@ -84,12 +86,15 @@ def describe(found: dict[str, Any], chance: Callable[[str], float]) -> Renderabl
         return Group(*parts)
     best = found["best"]
     if best is None:
-        parts.append(
-            Text("No trial reached full length, so none can be chosen. Give it more time, or look at the failures.")
-        )
-        parts.append(unbroken(f"  {found['resume']}", style="bold"))
+        parts.append(Text("No trial reached full length, so none can be chosen."))
+        if found["trials"]["running"] or found["trials"]["to_start"]:
+            parts.append(Text("The budget was spent before; go on with a larger one, such as:"))
+            hours = max(2, math.ceil(4 * found["wall_seconds"] / 3600))
+            parts.append(unbroken(f"  {found['resume']} --budget {hours}h", style="bold"))
+        else:
+            parts.append(Text("A trial that failed is not tried again: put right what made them fail, and begin anew."))
         return Group(*parts)
-    parts += ["", _table(best, found["baselines"]), "", *_words(found, chance), "", unbroken(_where(found))]
+    parts += ["", _table(best, found["baselines"]), "", *_words(found, split), "", unbroken(_where(found))]
     return Group(*parts)
 
 
@@ -140,7 +145,7 @@ def verdict(name: str, row: dict[str, Any]) -> str:
     return f"{words} {name}: {gap} (95 % interval {low:+.3f} to {high:+.3f})."
 
 
-def _words(found: dict[str, Any], chance: Callable[[str], float]) -> list[Text]:
+def _words(found: dict[str, Any], split: Split) -> list[Text]:
     best, test = found["best"], found["best"]["splits"]["test"]
     params = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in best["params"].items())
     when = f"epoch {best['best_epoch']} of {best['epochs']}"
@@ -158,7 +163,7 @@ def _words(found: dict[str, Any], chance: Callable[[str], float]) -> list[Text]:
         Text(
             f"Interval (95 %) and accuracy are of test, scored after the choice. Intervals resample "
             f"{counted(test['groups'], 'group', 'groups')} (instruments, artists and the like) and the clips in them; "
-            f"chance is {chance('test'):.3f}."
+            f"chance is {split.chance('test'):.3f}."
         )
     )
     if found["baselines"]:
@@ -173,10 +178,27 @@ def _words(found: dict[str, Any], chance: Callable[[str], float]) -> list[Text]:
             for name, row in found["baselines"].items()
             if row["changes"]
         ]
-    for split in ("tune", "test"):
-        if (score := best["splits"][split]["balanced_accuracy"]) <= 1.2 * chance(split):
-            words.append(Text(f"Warning: {score:.3f} on {split} is hardly better than chance.", style="bold"))
-    return words
+    return words + [Text(f"Warning: {doubt}", style="bold") for doubt in _doubts(found, split)]
+
+
+def _doubts(found: dict[str, Any], split: Split) -> Iterator[str]:
+    """What a reader should know before believing the numbers; the report's page says more."""
+    best = found["best"]
+    sampled = sum(found["trials"][state] for state in State) > len(found["baselines"]) + 1
+    if best["origin"] != "sampled" and sampled:
+        what = f"published recipe {best['baseline']}" if best["baseline"] else "family's default"
+        yield f"the search found nothing better than the {what}; more --trials or --max-epochs may."
+    for name in ("tune", "test"):
+        score, chance = best["splits"][name]["balanced_accuracy"], split.chance(name)
+        if chance == 1:
+            yield f"{name} holds a single class, so that scores on it say nothing."
+        elif score <= 1.2 * chance:
+            how = "hardly" if score > chance + 1e-9 else "no"
+            yield f"{score:.3f} on {name} is {how} better than chance, {chance:.3f}."
+    accuracy, share = best["splits"]["test"]["accuracy"], split.majority_share("test")
+    if accuracy <= share < 1:
+        yield f"an accuracy of {accuracy:.3f} on test is no more than always naming its largest class has, {share:.3f}."
+    yield from (doubt[0].lower() + doubt[1:] for doubt in split.doubts())
 
 
 def _where(found: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
     model.safetensors      the weights of the best epoch
     config.json            the configuration, the classes, what the inputs were made of, the layers
     features.safetensors   of models on hand-crafted vectors: the scaling and projection fitted on training clips
+    seen.safetensors       which recordings it was trained and chosen by, for whoever scores it on others
 
 Nothing is unpickled, and no module is imported that a file names, unless it is one of the project's own.
 """
@@ -23,7 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from trainables import checkpoint, data, loop
+from trainables import checkpoint, data, loop, seen
 from trainables.config import TrialConfig
 from trainables.corpora.audio import FULL_SCALE, RATES_HZ, BadAudio, Decoded, Samples, convert, decode, read_file
 from trainables.corpora.importer import cores
@@ -199,6 +200,7 @@ def save(folder: Path, config: TrialConfig, weights: Path) -> None:
         replace_file(folder / WEIGHTS, lambda path: shutil.copyfile(weights, path))
     if isinstance(config.features, Vector):
         data.fitted(dataset, config.features).save(folder / FEATURES)
+    seen.save(folder, dataset.store, np.concatenate([dataset.rows("train"), dataset.rows("tune")]))
     record = {
         "config": config.to_json(),
         "classes": list(classes),

@@ -1,5 +1,6 @@
 """All studies side by side: the leaderboard, who leads by how much, score against cost, warnings, what went wrong."""
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -275,13 +276,20 @@ def draw_front(data: pd.DataFrame, cost: str) -> Drawing:
 
 
 def log_axis(axes: Axes, low: float, high: float, steps: Steps, words: Ticks) -> None:
-    """A logarithmic x axis of at least a decade, with some room at its ends and about six labelled ticks."""
+    """A logarithmic x axis of at least a decade, with some room at its ends and about six labelled ticks.
+
+    Of two that stand close, as a minute and 50 seconds do, the larger is labelled.
+    """
     room = max((high / low) ** 0.05, (10 / (high / low)) ** 0.5, 1.15)
     low, high = low / room, high * room
     inside = [step for step in steps if low <= step <= high]
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(FixedLocator(inside[:: -(-len(inside) // 7)]))
+    ticks: list[float] = []
+    for step in reversed(inside[:: -(-len(inside) // 7)]):
+        if not ticks or math.log(ticks[0] / step) > _TICK_ROOM * math.log(high / low):
+            ticks.insert(0, step)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
     axes.xaxis.set_minor_locator(NullLocator())
 
@@ -302,6 +310,7 @@ def short_time(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
+_TICK_ROOM = 0.08  # of an axis, for a label
 _LADDER = tuple(float(f"{digit}e{power}") for power in range(-4, 13) for digit in (1, 2, 5))
 _TIMES = (
     *(step for step in _LADDER if step < 60),

@@ -15,10 +15,10 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import Figure, Item, Missing, style
 from analysis.load import Studies, Study
+from trainables.corpora.splits import few_groups
 from trainables.corpora.wording import counted
 
 MANY = 100  # curves beyond which they are drawn as pixels, or an SVG takes a browser seconds
-FEW_GROUPS, FEW_IN_A_CLASS = 10, 3
 
 MARKERS = {"published": "s", "default": "D", "sampled": "o"}
 ORIGINS = {"published": "published recipe", "default": "default", "sampled": "sampled"}
@@ -171,7 +171,7 @@ def survival(study: Study) -> Item:
         f"About one in {study.spec['reduction_factor']} of those that arrived goes on; early arrivals have it easier, "
         "and published recipes and the default are never stopped. A trial that ended by itself, as it got no better, "
         "counts with its score at the rungs that it did not see. Above each bar: how many went on, of how many that "
-        "arrived."
+        "arrived, and how many had ended by themselves."
     )
     return Figure(name, title, caption, data, partial(draw_survival, family=study.family))
 
@@ -222,8 +222,9 @@ def draw_survival(data: pd.DataFrame, family: str) -> Drawing:
         if shown.any():
             axes.bar(x[shown], data[column][shown], 0.62, bottom=base[shown], label=label, zorder=3, **look)
             base += data[column].to_numpy()
-    for at, top, row in zip(x, base, data.itertuples(), strict=True):
-        words = f"{row.reached}" if row.rung == 0 else f"{row.passed} of {row.reached}"
+    counts = data[["rung", "reached", "passed", "ended_before"]].to_numpy().tolist()
+    for at, top, (rung, reached, passed, ended) in zip(x, base, counts, strict=True):
+        words = f"{passed} of {reached}{f' + {ended}' if ended else ''}" if rung else f"{reached}"
         axes.annotate(words, (at, top), (0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=8)
     axes.set_xticks(x, ["begun", *(str(rung) for rung in data["rung"][1:])])
     axes.set_ylim(0, float(base.max()) * 1.12)
@@ -394,14 +395,11 @@ def _recipes(study: Study) -> Iterator[str]:
 
 
 def _few_groups(study: Study) -> Iterator[str]:
-    classes = len(study.spec["classes"])
-    for split, so in (("tune", "the choice rests on little"), ("test", "its intervals are too narrow")):
-        groups = study.spec["splits"].get(split, {}).get("groups", 0)
-        each = groups_by_class(study, split).values()
-        few = f"but of some class {min(each)}" if each else f"less than {FEW_IN_A_CLASS} a class"
-        if groups < FEW_GROUPS or min(each, default=groups / classes) < FEW_IN_A_CLASS:
-            words = f"{counted(groups, 'group', 'groups')} for {classes} classes"
-            yield f"{split.capitalize()} holds {words}, {'few' if groups < FEW_GROUPS else few}: {so}."
+    parts = {
+        name: (row.get("groups", 0), list(groups_by_class(study, name).values()))
+        for name, row in study.spec["splits"].items()
+    }
+    yield from few_groups(parts, study.spec["classes"])
 
 
 def _still_rising(study: Study) -> Iterator[str]:

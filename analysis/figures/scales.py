@@ -164,7 +164,7 @@ def colour_bar(drawing: Drawing, colours: ScalarMappable, values: Numbers, place
     low = colours.get_clim()[0]
     extend = "min" if low is not None and values.min() < low else "neither"
     bar = drawing.colorbar(colours, cax=place, extend=extend)
-    bar.set_label("score", fontsize=8)
+    bar.ax.set_xlabel("score", fontsize=8, labelpad=9)  # below: beside it three decimals leave no room
     bar.ax.tick_params(labelsize=7)
 
 

@@ -279,6 +279,7 @@ def test_ticks_are_few_but_enough(cost: str, low: float, high: float) -> None:
     ticks = axes.get_xticks()
     assert left < low <= high < right
     assert 2 <= len(ticks) <= 8
+    assert np.diff(np.log(ticks)).min() > 0.07 * np.log(right / left), "labels have room"
     labels = [words(tick) for tick in ticks]
     assert len(set(labels)) == len(labels)
 

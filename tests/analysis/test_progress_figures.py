@@ -181,7 +181,7 @@ def test_survival_divides_the_trials_at_every_rung(study: Study) -> None:
     others = data[["reached", "ended_before", "stopped_before", "failed_before", "on_the_way"]]
     assert others.sum(axis=1).tolist() == [6, 6, 6]
     axes = drawn(figure(study, "survival")).axes[0]
-    assert [text.get_text() for text in axes.texts] == ["6", "5 of 6", "2 of 2"]
+    assert [text.get_text() for text in axes.texts] == ["6", "5 of 6", "2 of 2 + 1"]
     assert [bar.get_height() for bar in axes.patches] == [6, 5, 2, 1, 1]  # passed at each; stopped; had ended
 
 

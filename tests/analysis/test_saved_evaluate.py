@@ -23,9 +23,10 @@ from analysis.evaluate import evaluate
 from search.finish import finish
 from tests.analysis.models import configuration, train, write_model
 from tests.tiny import CLASSES, RATE_HZ
-from trainables import data, loop, saved, scoring
+from trainables import corpora, data, loop, saved, scoring
 from trainables.errors import UserError
 from trainables.files import BEST_WEIGHTS
+from trainables.seen import seen
 
 pytestmark = pytest.mark.slow
 
@@ -116,7 +117,11 @@ def test_clips_at_the_models_rate_in_another_corpus_have_the_same_probabilities(
     columns = [f"p_{name}" for name in CLASSES]
     for kind in ("waveform", "vector"):
         found = evaluate(saved.load(models[kind], CPU), f"nsynth:{other}")
-        assert not found.trained_on and found.notices == ()
+        assert not found.trained_on and len(found.notices) == 1
+        assert found.notices[0].startswith(
+            "Warning: the model was trained or chosen on recordings that are among these"
+        )
+        assert ", 36 of 36 clips of train, so" in found.notices[0]
         assert list(found.splits) == ["train", "valid", "test"]
         assert [row["clips"] for row in found.splits.values()] == [36, 12, 12]
         stored = pd.read_parquet(models[kind] / "predictions.parquet").set_index("name")
@@ -168,7 +173,7 @@ def test_synth_leads_are_left_out_as_in_training(models: dict[str, Path], tiny_c
             row["instrument_family_str"] = "synth_lead"
     examples.write_text(json.dumps(rows))
     found = evaluate(saved.load(models["waveform"], CPU), f"nsynth:{other}")
-    assert found.notices == ("3 notes of synth_lead left out, as in training.",)
+    assert found.notices[1:] == ("3 notes of synth_lead left out, as in training.",)
     assert found.splits["train"]["clips"] == 33
 
 
@@ -182,7 +187,57 @@ def test_a_corpus_that_has_changed_in_its_place_is_not_taken_for_a_new_one(
     (folder / "config.json").write_text(json.dumps(record))
     found = evaluate(saved.load(folder, CPU), model.config.data.corpus)
     assert not found.trained_on
+    assert "among these, 36 of 36 clips of train, so scores there flatter" in found.notices[0]
+    (folder / "seen.safetensors").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"must be whole, but .*seen\.safetensors is not"):
+        evaluate(saved.load(folder, CPU), model.config.data.corpus)
+    (folder / "seen.safetensors").unlink()  # as older versions left it
+    found = evaluate(saved.load(folder, CPU), model.config.data.corpus)
     assert "its content is another by now" in found.notices[0]
+
+
+def test_what_was_trained_on_is_known_and_what_tests_is_not(
+    models: dict[str, Path], tiny_corpus: Path, tmp_path: Path
+) -> None:
+    train, test = sorted(notes(tiny_corpus, "train"))[:3], sorted(notes(tiny_corpus, "test"))
+    model = saved.load(models["waveform"], CPU)
+    store = corpora.open_corpus(f"nsynth:{tiny_corpus}")
+    rows = np.flatnonzero(store.clips["name"].isin([file.stem for file in (*train, *test)]))
+    known = seen(model.folder, store, rows)
+    assert known.sum() == 3 and set(store.clips["name"].iloc[rows[known]]) == {file.stem for file in train}
+    other = tmp_path / "none"
+    other.mkdir()
+    assert not seen(other, store, rows).any()
+
+
+def test_a_corpus_that_was_moved_is_found_by_whoever_trains_again(corpus: str, tmp_path: Path) -> None:
+    made = engine(tmp_path, "waveform", corpus)
+    finish(made)
+    whole = json.loads((tmp_path / "best" / "config.json").read_text())
+    written = {**whole, "config": {**whole["config"], "data": {**whole["config"]["data"], "corpus": "nsynth:/gone"}}}
+    (tmp_path / "best" / "config.json").write_text(json.dumps(written))
+    before = (tmp_path / "best" / "metrics.json").read_bytes()
+    finish(made)
+    assert json.loads((tmp_path / "best" / "config.json").read_text()) == whole
+    assert (tmp_path / "best" / "metrics.json").read_bytes() == before
+
+
+def test_a_model_that_is_replaced_is_none_until_it_is_whole(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = engine(tmp_path, "waveform", corpus)
+    finish(made)
+    (tmp_path / "study.json").write_text("{}")
+    made.trials[0].number = 1  # another trial is the best by now
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(saved, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        finish(made)
+    with pytest.raises(UserError, match=r"Finish it with --resume"):
+        saved.load(tmp_path, CPU)
 
 
 @pytest.mark.parametrize("kind", ["waveform", "vector"])
@@ -311,7 +366,7 @@ def test_the_end_of_a_study_leaves_a_model_and_mends_an_older_one(kind: str, cor
     made = engine(tmp_path, kind, corpus)
     first = finish(made)["best"]
     best = tmp_path / "best"
-    files = {"model.safetensors", "config.json", "predictions.parquet", "metrics.json"}
+    files = {"model.safetensors", "seen.safetensors", "config.json", "predictions.parquet", "metrics.json"}
     assert {file.name for file in best.iterdir()} == files | ({"features.safetensors"} if kind == "vector" else set())
     predictions = pd.read_parquet(best / "predictions.parquet")
     found = evaluate(saved.load(best, CPU), corpus).predictions

@@ -1,5 +1,6 @@
 """Several families under one name: equal parts, one cluster, one leaderboard, resumable as a whole."""
 
+import contextlib
 import io
 import json
 import os
@@ -18,7 +19,8 @@ from rich.console import Console
 import spaces
 from search import comparison, options
 from search.comparison import KEPT, describe_leaderboard, leaderboard
-from search.records import EPOCHS, FAMILIES, SPEC, TRIALS, read_rows
+from search.progress import Terminal
+from search.records import EPOCHS, FAMILIES, SPEC, TRIALS, locked, read_rows
 from tests.analysis.made import make_study
 from tests.conftest import ROOT
 from trainables.errors import UserError
@@ -154,6 +156,47 @@ def test_a_comparison_is_resumed_as_a_whole(tmp_path: Path) -> None:
         comparison.settle(parsed(*base, "--baseline", "lstm-2018"), lambda *_: None)
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_what_a_refused_resume_asked_for_stays_only_where_it_was_trained_with(
+    trained: bool, given: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("--space", "lstm,mlp", "--trials", "2", "--no-baselines", "--name", "two")
+    root, options_, studies = settled(given(*settings))
+    monkeypatch.setattr("search.session.running_ray", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("search.summary.describe", lambda *_: "")
+    screen = Terminal(io.StringIO(), Console(file=io.StringIO()))
+
+    def stopped(own: Any, spec: Any, directory: Path, *_: Any) -> dict[str, Any]:
+        directory.mkdir()
+        (directory / SPEC).write_text(json.dumps(spec.to_json()))
+        return {"state": "interrupted"}
+
+    monkeypatch.setattr("search.session.run_session", stopped)
+    assert comparison.run(root, options_, studies, screen)["state"] == "interrupted"
+
+    def refused(own: Any, spec: Any, directory: Path, *_: Any) -> dict[str, Any]:
+        (directory / EPOCHS).write_text("a row" if trained else "")
+        raise UserError("no machine has 4 GPUs")
+
+    monkeypatch.setattr("search.session.run_session", refused)
+    root, options_, studies = settled(given("--resume", "--name", "two", "--trials", "9", "--gpus-per-trial", "4"))
+    with pytest.raises(UserError, match="no machine"):
+        comparison.run(root, options_, studies, screen)
+    kept = json.loads((root / FAMILIES).read_text())["options"]
+    assert (kept["trials"], kept["gpus_per_trial"]) == ((9, 4.0) if trained else (2, None))
+
+
+def test_one_process_at_a_time_runs_a_comparison(given: Any) -> None:
+    root, options_, studies = settled(given("--space", "lstm,mlp", "--name", "two"))
+    screen = Terminal(io.StringIO(), Console(file=io.StringIO()))
+    with locked(root), pytest.raises(UserError, match="another is running two"):
+        comparison.run(root, options_, studies, screen)
+    assert not (root / FAMILIES).exists(), "what another process runs is left as it is"
+    (root / FAMILIES).write_text("{}")
+    with pytest.raises(UserError, match=r"another process has begun .*two meanwhile"):
+        comparison.run(root, options_, studies, screen)
+
+
 def row(family: str, name: str, tune: float, **changes: Any) -> dict[str, Any]:
     scores = {f"{split}_balanced_accuracy": tune for split in ("tune", "valid", "test")}
     return {
@@ -180,8 +223,14 @@ def test_a_leaderboard_names_every_model_once_and_compares_the_first_with_each(t
         best = tmp_path / family / "best"
         recipes = {file.parent.name: json.loads(file.read_text()) for file in best.glob("baselines/*/metrics.json")}
         chosen = json.loads((best / "metrics.json").read_text())
-        summaries[family] = {"best": chosen, "baselines": recipes, "wall_seconds": 10.0}
-    board = leaderboard(tmp_path, {**summaries, "cnn1d": {"best": None, "baselines": {}, "wall_seconds": 1.0}})
+        summaries[family] = {"best": chosen, "baselines": recipes, "wall_seconds": 10.0, "trials": {"asked": 4}}
+    failed = {"best": None, "baselines": {}, "wall_seconds": 1.0, "trials": {"asked": 4}}
+    board = leaderboard(tmp_path, {**summaries, "cnn1d": failed}, ["Test holds little."])
+    assert board["warnings"] == ["Test holds little."]
+    unequal = leaderboard(tmp_path, {**summaries, "cnn1d": {**failed, "trials": {"asked": 9}}})
+    assert unequal["warnings"] == [
+        "These searches are not equal, they were given different numbers of trials: lstm 4, mlp 4, cnn1d 9."
+    ]
     assert (board["failed"], board["wall_seconds"]) == (["cnn1d"], 21.0)
     first = board["rows"][0]
     assert (first["family"], first["name"], first["chosen"]) == ("mlp", "mlp-genre-hinge", True)
@@ -208,6 +257,7 @@ def test_the_leaderboard_fits_80_columns_and_says_what_was_changed() -> None:
         ],
         "first_against_baselines": {"old": {"difference": 0.5, "interval": None, "groups": 3}},
         "first_against": {"mlp": {"difference": 0.1, "interval": [0.02, 0.2], "groups": 9}},
+        "warnings": ["Test holds 11 groups for 4 classes, but of some class 2: its intervals are too narrow."],
         "failed": ["vgg16"],
         "wall_seconds": 5_000.0,
     }
@@ -220,6 +270,7 @@ def test_the_leaderboard_fits_80_columns_and_says_what_was_changed() -> None:
     assert "On test googlenet is above mlp: +0.100 (95 % interval +0.020 to +0.200)." in text
     assert "On test googlenet is +0.500 from old, no interval: some class has a single" in text
     assert "vgg16 has no trial at full length." in text
+    assert "Warning: test holds 11 groups for 4 classes" in text
 
 
 # --- as a user runs it -------------------------------------------------------------------------
@@ -274,6 +325,7 @@ def test_two_families_interrupted_in_the_second_and_resumed(tmp_path: Path, tiny
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=LIMIT_SECONDS)
     assert process.returncode == 130, err
+    assert json.loads((tmp_path / "broken" / "mlp" / "summary.json").read_text())["state"] == "interrupted"
     resume = [line.strip() for line in out.splitlines() if "--resume" in line][-1]
     assert "--name broken" in resume
     resumed = run([sys.executable, *shlex.split(resume)[1:], "--json"])

@@ -75,6 +75,7 @@ def settle(tmp_path: Path, tiny_corpus: Path, cache: Path, monkeypatch: pytest.M
         (("--baseline", "lstm-2018", "--trials", "4"), "Leave --trials out"),
         (("--space", "lstm", "--name", "../escape"), "--name must be up to 100 letters"),
         (("--space", "lstm", "--name", "a/b"), "--name must be up to 100 letters"),
+        (("--space", "lstm", "--name", "日" * 100), "fewer where letters take several bytes"),
         (("--space", "lstm", "--resume"), "--resume needs the --name"),
         (("--space", "lstm", "--resume", "--name", "none-such"), "there is no 'none-such'"),
     ],
@@ -185,7 +186,7 @@ def test_an_existing_name_needs_resume_and_resume_says_what_changed(
     assert settle("--resume", "--name", "renamed", data=None)[0] == dataclasses.replace(spec, name="renamed")
     victim = next((other / "nsynth-valid" / "audio").iterdir())
     victim.write_bytes(next(path for path in victim.parent.iterdir() if path != victim).read_bytes())
-    with pytest.raises(UserError, match=r"digest was '[0-9a-f]+' and is '[0-9a-f]+'"):
+    with pytest.raises(UserError, match=r"the recordings or labels of nsynth:.*other are others"):
         settle(*again, data=f"nsynth:{other}")
 
     edited = spec.space.narrowed("learning_rate", Float(0.5, 0.6))
@@ -258,6 +259,16 @@ def test_a_path_that_is_no_text_is_refused_before_anything_is_read(name: str, se
         settle("--space", "resnet50", "--weights", name)
 
 
+def test_what_was_passed_over_is_named_where_it_is_missing(settle: Settle, tmp_path: Path) -> None:
+    for place, seed in (("wind", 0), ("deep/inner", 10)):
+        (tmp_path / "own" / place).mkdir(parents=True)
+        for take in range(8):
+            noise = np.random.default_rng(seed + take).integers(-9000, 9000, 3000).astype(np.int16)
+            soundfile.write(tmp_path / "own" / place / f"{take}.wav", noise, 22_050)
+    with pytest.raises(UserError, match=r"only 'wind' .* 1 folder without audio of its own was left out .*'deep'"):
+        settle("--space", "lstm", data=f"folder:{tmp_path / 'own'}")
+
+
 def test_a_path_that_cannot_be_looked_at_is_refused(settle: Settle, tmp_path: Path) -> None:
     for data in (f"folder:{tmp_path / ('n' * 300)}", "folder:~nobody-of-that-name/x"):
         with pytest.raises(UserError, match="must name"):
@@ -273,6 +284,21 @@ def test_resuming_takes_over_what_is_left_out(settle: Settle) -> None:
     rows[0]["options"] |= {"address": "head:6379"}
     assert as_before(parsed("--resume", "--name", "mine"), rows).address == "head:6379"
     assert as_before(parsed("--resume", "--name", "mine", "--address", "local"), rows).address is None
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_what_a_refused_session_asked_for_is_not_taken_over_unless_it_trained(trained: bool) -> None:
+    asked = [dict.fromkeys(KEPT) | {"gpus_per_trial": share, "concurrency": 2} for share in (0.5, 4.0)]
+    rows: list[dict[str, Any]] = [
+        {"event": "session", "options": asked[0]},
+        {"event": "epoch"},
+        {"event": "session ended"},
+        {"event": "session", "options": asked[1]},
+        *([{"event": "epoch"}] if trained else []),
+        {"event": "session ended", "refused": True},
+    ]
+    found = as_before(parsed("--resume", "--name", "mine"), rows)
+    assert (found.gpus_per_trial, found.concurrency) == (4.0 if trained else 0.5, 2)
 
 
 def test_a_study_goes_on_where_a_trial_takes_more_cores_than_this_machine_has(settle: Settle) -> None:
@@ -367,7 +393,7 @@ def test_bad_recordings_are_listed_in_the_study_and_counted_on_screen(
     assert sum(row["clips"] for row in corpus.split.summary.values()) == 59
 
     screen = Terminal(sys.stdout, Console(file=sys.stdout, soft_wrap=True))
-    say_corpus(corpus, screen)
+    say_corpus(corpus, screen, dry_run=False)
     shown = capsys.readouterr().out
     assert "Recordings: 1 left out, 1 repaired; quarantine.csv" in shown
     with pytest.raises(UserError, match=cut.stem):

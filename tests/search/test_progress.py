@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -15,6 +16,7 @@ from search.study import StudySpec
 from search.summary import _table, describe, report_command, resume_command, summary
 from tests.conftest import ROOT
 from tests.search.test_engine import curve, drive
+from trainables.corpora.splits import SPLITS, Split
 
 
 def terminal(*, live: bool) -> tuple[Terminal, io.StringIO]:
@@ -136,6 +138,17 @@ def test_chatter_goes_to_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[st
         assert text in log.read_text()
 
 
+def split_of(classes: int, *, each: int) -> Split:
+    """A split with so many clips of each class in every part, each a group by itself."""
+    clips = classes * each
+    rows = {
+        name: np.arange(first, first + clips) for first, name in zip(range(0, 4 * clips, clips), SPLITS, strict=True)
+    }
+    labels = np.tile(np.repeat(np.arange(classes), each), 4)
+    groups = np.array([f"clip {number}" for number in range(4 * clips)], dtype=object)
+    return Split(tuple(f"class {number}" for number in range(classes)), rows, labels, groups, ())
+
+
 def test_the_end_names_the_winner_the_baselines_and_the_place(tmp_path: Path) -> None:
     scores = {"balanced_accuracy": 0.5, "accuracy": 0.6, "balanced_accuracy_interval": [0.4, 0.7], "groups": 19}
     model: dict[str, Any] = {
@@ -166,12 +179,9 @@ def test_the_end_names_the_winner_the_baselines_and_the_place(tmp_path: Path) ->
         "against_baselines": {"blstm-2022-source": {"difference": 0.1, "interval": [0.02, 0.2], "groups": 19}},
     }
 
-    def tenth(split: str) -> float:
-        assert split in ("tune", "test")
-        return 0.1
-
+    large, small = split_of(10, each=3), split_of(10, each=2)
     screen, out = terminal(live=False)
-    screen.console.print(describe(found, tenth))
+    screen.console.print(describe(found, large))
     text = out.getvalue()
     assert "6 trials, 100 epochs: 2 trained in full (to epoch 27 or their own end), 3" in text
     assert "(2 at 3, 1 at 9); 62 min" in text
@@ -181,25 +191,40 @@ def test_the_end_names_the_winner_the_baselines_and_the_place(tmp_path: Path) ->
     assert "blstm-2022-source" in text
     assert "1,090,058" in text
     assert "…" not in text.replace("0.40 … 0.70", ""), "no column is cut off at 80 columns"
-    assert "hardly better than chance" not in text
+    assert "Warning" not in text
     assert "On test it is above blstm-2022-source: +0.100 (95 % interval +0.020 to +0.200)" in text
     assert "19 groups" in text
     assert "blstm-2022-source was changed for this study: x 1 → 2." in text
     assert str(tmp_path / "study") in text
 
     screen, out = terminal(live=False)
-    screen.console.print(describe({**found, "state": "failed", "best": None}, tenth))
-    assert "No trial reached full length" in out.getvalue()
+    screen.console.print(describe({**found, "state": "failed", "best": None}, large))
+    assert "No trial reached full length, so none can be chosen.\nA trial that failed is not tried" in out.getvalue()
+    assert "--resume" not in out.getvalue(), "trials that failed are not tried again"
     screen, out = terminal(live=False)
-    screen.console.print(describe({**found, "state": "interrupted"}, tenth))
+    left = {**found, "state": "failed", "best": None, "trials": {**found["trials"], "to_start": 4}}
+    screen.console.print(describe(left, large))
+    assert "python search/run.py --resume --name study --budget 5h" in out.getvalue()
+    screen, out = terminal(live=False)
+    screen.console.print(describe({**found, "state": "interrupted"}, large))
     assert "python search/run.py --resume --name study" in out.getvalue()
     screen, out = terminal(live=False)
     chance = {**model, "splits": {name: {**scores, "balanced_accuracy": 0.11} for name in ("tune", "valid", "test")}}
-    screen.console.print(describe({**found, "best": chance}, tenth))
-    assert "Warning: 0.110 on test is hardly better than chance" in out.getvalue()
+    screen.console.print(describe({**found, "best": chance}, large))
+    assert "Warning: 0.110 on test is hardly better than chance, 0.100" in out.getvalue()
     assert "trained again" not in out.getvalue()
     screen, out = terminal(live=False)
-    screen.console.print(describe({**found, "best": {**model, "score": 0.5, "score_again": 0.4}}, tenth))
+    worse = {**scores, "balanced_accuracy": 0.09, "accuracy": 0.1}
+    screen.console.print(
+        describe({**found, "best": {**published, "splits": {**model["splits"], "test": worse}}}, small)
+    )
+    text = " ".join(out.getvalue().split())
+    assert "Warning: the search found nothing better than the published recipe blstm-2022-source" in text
+    assert "Warning: 0.090 on test is no better than chance, 0.100." in text
+    assert "an accuracy of 0.100 on test is no more than always naming its largest class has, 0.100" in text
+    assert "Warning: test holds 20 groups for 10 classes, but of some class 2: its intervals are too narrow." in text
+    screen, out = terminal(live=False)
+    screen.console.print(describe({**found, "best": {**model, "score": 0.5, "score_again": 0.4}}, large))
     assert "what is scored has 0.4000 on tune where 0.5000 was chosen" in out.getvalue()
 
 

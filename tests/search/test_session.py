@@ -1,5 +1,6 @@
 """One session of a study: how it is stopped, and what a session that could not go on leaves behind."""
 
+import contextlib
 import errno
 import io
 import signal
@@ -14,10 +15,11 @@ from rich.console import Console
 from search import session
 from search.options import parse
 from search.progress import Terminal
-from search.records import Journal, read_journal
+from search.records import TRIALS, Journal, read_journal, read_rows
 from search.session import Halt, run_session
 from search.study import StudySpec
 from trainables.errors import UserError
+from trainables.files import read_json
 
 
 class Ended(BaseException):
@@ -109,3 +111,28 @@ def test_what_was_begun_on_a_full_disk_is_there_to_go_on_with(
     assert directory.exists() == bool(full_at)
     if full_at:
         assert [row["event"] for row in read_journal(directory)] == ["session"]
+
+
+@pytest.mark.parametrize("error", [UserError("no machine has a GPU"), KeyboardInterrupt()])
+def test_an_interrupted_session_says_so_and_a_refused_one_changes_nothing(
+    error: BaseException, tmp_path: Path, make_spec: Callable[..., StudySpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "study"
+    directory.mkdir()
+    (directory / "study.json").write_text("{}")
+    (directory / "summary.json").write_text('{"state": "finished"}')
+    given = parse(["--resume", "--name", "study"])
+    assert given
+
+    def search(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(session, "write_study", lambda *_: None)
+    monkeypatch.setattr(session, "_search", search)
+    screen = Terminal(io.StringIO(), Console(file=io.StringIO()))
+    refused = isinstance(error, UserError)
+    with pytest.raises(UserError) if refused else contextlib.nullcontext():
+        run_session(given, make_spec(), directory, None, screen)  # type: ignore[arg-type]
+    last = read_rows(directory / TRIALS)[-1]
+    assert (last["event"], last.get("refused", False)) == ("session ended", refused)
+    assert read_json(directory / "summary.json")["state"] == ("finished" if refused else "interrupted")

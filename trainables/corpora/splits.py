@@ -23,6 +23,7 @@ HOWS = ("official", "random", "filtered")
 SPLITS = ("train", "tune", "valid", "test")
 TUNE_SHARE = 0.2
 HELD_OUT_SHARE = 0.1  # of a random split's groups, for each of valid and test
+FEW_GROUPS, FEW_IN_A_CLASS = 10, 3  # too few to resample
 
 Rows = npt.NDArray[np.int64]
 Texts = npt.NDArray[np.object_]
@@ -63,6 +64,26 @@ class Split:
         """The accuracy of always naming the most frequent class of one split."""
         counts = np.bincount(self.labels[self.rows[name]])
         return float(counts.max() / counts.sum())
+
+    def doubts(self) -> list[str]:
+        """Sentences about the parts that are too small for what is said of them."""
+        parts = {name: (row["groups"], self.groups_by_class(name)) for name, row in self.summary.items()}
+        return few_groups({name: (groups, list(each.values())) for name, (groups, each) in parts.items()}, self.classes)
+
+
+def few_groups(parts: Mapping[str, tuple[int, Sequence[int]]], classes: Sequence[str]) -> list[str]:
+    """Sentences about tune and test where they are small.
+
+    `parts` has the number of groups and, where they are known, those of each class that occurs.
+    """
+    found = []
+    for name, so in (("tune", "the choice rests on little"), ("test", "its intervals are too narrow")):
+        groups, each = parts.get(name, (0, ()))
+        few = f"but of some class {min(each)}" if each else f"less than {FEW_IN_A_CLASS} a class"
+        if groups < FEW_GROUPS or min(each, default=groups / len(classes)) < FEW_IN_A_CLASS:
+            words = f"{counted(groups, 'group', 'groups')} for {len(classes)} classes"
+            found.append(f"{name.capitalize()} holds {words}, {'few' if groups < FEW_GROUPS else few}: {so}.")
+    return found
 
 
 def split(clips: pd.DataFrame, *, task: str, how: str, keep_synth_lead: bool, seed: int) -> Split:
@@ -123,7 +144,9 @@ def split(clips: pd.DataFrame, *, task: str, how: str, keep_synth_lead: bool, se
     notices += [
         f"{name!r} has too few training groups for the tune split to hold one of them." for name in sorted(alone)
     ]
-    notices += _leaks(rows, groups, clips["digest"].to_numpy(dtype=object) if "digest" in clips else None)
+    notices += _leaks(rows, groups)
+    if "digest" in clips:
+        notices += _twins(rows, clips["digest"].to_numpy(dtype=object), clips["name"].to_numpy(dtype=object), labels)
     return Split(classes, rows, labels, groups, tuple(notices), np.flatnonzero(unlabelled))
 
 
@@ -194,8 +217,8 @@ def _filtered() -> dict[str, str]:
     return {name: part for part, names in lists.items() for name in names}
 
 
-def _leaks(rows: dict[str, Rows], groups: Texts, digests: Texts | None) -> Iterator[str]:
-    """Sentences about groups or identical recordings that stand on both sides of a split.
+def _leaks(rows: dict[str, Rows], groups: Texts) -> Iterator[str]:
+    """Sentences about groups that stand on both sides of a split.
 
     NSynth's valid and test share instruments by design; neither may share any group with training.
     """
@@ -206,11 +229,22 @@ def _leaks(rows: dict[str, Rows], groups: Texts, digests: Texts | None) -> Itera
                 f"Warning: {counted(len(shared), f'group of {name} also occurs', f'groups of {name} also occur')} "
                 f"in training (such as {shared[0]!r}), so scores on {name} flatter."
             )
-    if digests is not None:
-        for name, known in (("tune", rows["train"]), ("valid", fitted), ("test", fitted)):
-            if twins := int(_among(digests[rows[name]], set(digests[known])).sum()):
-                found = counted(twins, f"recording of {name} is", f"recordings of {name} are")
-                yield f"Warning: {found} identical to training recordings."
+
+
+def _twins(rows: dict[str, Rows], digests: Texts, names: Texts, labels: npt.NDArray[np.int64]) -> Iterator[str]:
+    """Sentences about identical recordings that stand on both sides of a split, or under two labels."""
+    fitted = np.concatenate([rows["train"], rows["tune"]])
+    for part, known in (("tune", rows["train"]), ("valid", fitted), ("test", fitted)):
+        twins = names[rows[part]][_among(digests[rows[part]], set(digests[known]))]
+        if len(twins):
+            found = counted(len(twins), f"recording of {part} is", f"recordings of {part} are")
+            yield f"Warning: {found} identical to training recordings (such as {twins[0]!r})."
+    used = pd.DataFrame({"digest": digests, "name": names, "label": labels})[labels >= 0]
+    kinds = used.groupby("digest")["label"].nunique()
+    if (kinds > 1).any():
+        of_first = used[used["digest"] == kinds[kinds > 1].index[0]].drop_duplicates("label")["name"]
+        count = counted(int((kinds > 1).sum()), "recording stands", "recordings stand")
+        yield f"Warning: {count} under several labels (such as {' and '.join(map(repr, of_first[:2]))})."
 
 
 def _among(words: Texts, known: Container[str]) -> npt.NDArray[np.bool_]:

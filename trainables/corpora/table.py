@@ -13,6 +13,7 @@ import io
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -177,7 +178,8 @@ def _line(path: Path, folder: Path, number: int, header: Sequence[str], cells: S
                 f"{found['split']!r}. Correct it, or remove the column to have the clips split at random."
             )
         split = SPLIT_NAMES[found["split"].casefold()]
-    return Line(number, _shortest(found["path"], folder), found["label"], found.get("group", ""), split)
+    label = unicodedata.normalize("NFC", found["label"])  # as two systems spell one word
+    return Line(number, _shortest(found["path"], folder), label, found.get("group", ""), split)
 
 
 def _shortest(written: str, folder: Path) -> str:

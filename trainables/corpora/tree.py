@@ -10,6 +10,7 @@ GTZAN: Tzanetakis and Cook 2002, doi:10.1109/TSA.2002.800560; its faults: Sturm 
 import os
 import posixpath
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ def locate_folder(path: Path) -> Listing:
 def _row(path: str, name: str, label: str) -> Row | Bad:
     if not is_text(path):
         return _undecodable("", path)
-    return Row("", name, name, (label,), path)
+    return Row("", name, name, (unicodedata.normalize("NFC", label),), path)  # as two systems spell one name
 
 
 def _undecodable(split: str, path: str) -> Bad:

@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -70,6 +71,12 @@ def test_a_table_of_paths_and_labels_is_a_corpus(make: Make) -> None:
         np.testing.assert_array_equal(found.samples[clip.offset : clip.offset + clip.samples], noise(n, 300))
     assert corpora.splits_of(f"csv:{table}") == ("random",)
     assert corpora.tasks(f"csv:{table}") == ("label",)
+
+
+def test_a_label_is_one_however_its_accents_are_written(make: Make) -> None:
+    words = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+    found = opened(make([f"takes/{n}.wav,{words[n % 2] if n % 4 < 2 else 'thé'}" for n in range(20)]))
+    assert set(found.clips["label"]) == {unicodedata.normalize("NFC", word) for word in ("café", "thé")}
 
 
 def test_groups_splits_and_clips_without_labels(make: Make) -> None:

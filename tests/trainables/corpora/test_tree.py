@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -234,6 +235,15 @@ def test_a_folder_one_too_high_or_too_low_is_told_where_to_look(folder: Path, tm
         opened(tmp_path / "outer", "folder")
     with pytest.raises(UserError, match=r"has none, it holds take 0\.wav, .* …\. Give the folder that holds"):
         opened(tmp_path / "outer" / "inner" / "dog", "folder")
+
+
+def test_a_label_is_one_however_its_accents_are_written(folder: Path) -> None:
+    for seed, form in enumerate(("NFC", "NFD")):
+        name = unicodedata.normalize(form, "café")
+        (folder / name).mkdir()
+        write(folder / name / f"{form}.wav", 70 + seed)
+    labels = opened(folder, "folder").clips["label"]
+    assert (labels == unicodedata.normalize("NFC", "café")).sum() == 2
 
 
 def test_an_mp3_by_its_frames_only_needs_the_name(folder: Path) -> None:
