@@ -235,7 +235,7 @@ def _warnings(model: "SavedModel", store: Store, corpus: str, rows: dict[str, Ro
     if store.sample_rate_hz != model.sample_rate_hz:
         yield f"The clips, kept at {store.sample_rate_hz} Hz, are resampled to the model's {model.sample_rate_hz} Hz."
     if store.clip_seconds > model.clip_seconds + _ROUNDING_SECONDS:
-        yield f"Of longer clips only the first {model.clip_seconds:g} s count, as in training."
+        yield f"Of longer clips only the first {model.clip_seconds:.3g} s count, as in training."
 
 
 def _seen(model: "SavedModel", store: Store, rows: dict[str, Rows]) -> str:

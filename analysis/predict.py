@@ -319,7 +319,7 @@ def _command(model: Path, places: tuple[Path, ...], form: str | None, output: Pa
     cut = sum("cut to" in repair for row in found.rows for repair in row.repairs)
     if cut:
         longer, whose = ("recording is", "its") if cut == 1 else ("recordings are", "their")
-        say(f"{cut:,} {longer} longer than any in training; {whose} first {loaded.clip_seconds:g} s count.")
+        say(f"{cut:,} {longer} longer than any in training; {whose} first {loaded.clip_seconds:.3g} s count.")
     if answers is not None and found.rows:
         write_text(answers, submission(found))
     width = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else None

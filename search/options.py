@@ -214,7 +214,7 @@ def settle(given: Options, progress: Callable[[str, int, int], None]) -> tuple[S
     else:
         raise UserError(
             f"A study needs a family to search, but neither --space nor --baseline came. "
-            f"Name one of: {', '.join(spaces.names())}."
+            f"Name one of: {', '.join(spaces.names())}; several with commas, or all."
         )
     baseline = next((b for b in space.baselines if b.name == only), None)
     named = corpus_named(given, before, baseline)

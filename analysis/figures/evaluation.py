@@ -366,7 +366,7 @@ def _values(model: Scored) -> Item:
         model.name("hyperparameters"),
         f"Hyperparameters of {model.label}",
         f"Every value that decided {model.words}: {len(metrics['params'])} parameters with the range that was searched "
-        f"and the condition under which they exist, then the settings. `origin` says who chose a value: the search "
+        f"and the condition under which they exist, then the settings. Its origin is who chose a value: the search "
         f"(sampled), the family's default, or the published recipe{source}.",
         pd.DataFrame(rows, columns=["name", "value", "origin", "range", "only where"]),
     )
