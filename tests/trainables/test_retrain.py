@@ -87,6 +87,7 @@ def test_the_new_folder_is_a_model(best: Path, tmp_path: Path) -> None:
         "metrics.json",
         "model.safetensors",
         "predictions.parquet",
+        "seen.safetensors",
     ]
     assert stored(tmp_path / "new") == found
     model = saved.load(tmp_path / "new", torch.device("cpu"))

@@ -240,11 +240,12 @@ def _twins(rows: dict[str, Rows], digests: Texts, names: Texts, labels: npt.NDAr
             found = counted(len(twins), f"recording of {part} is", f"recordings of {part} are")
             yield f"Warning: {found} identical to training recordings (such as {twins[0]!r})."
     used = pd.DataFrame({"digest": digests, "name": names, "label": labels})[labels >= 0]
-    kinds = used.groupby("digest")["label"].nunique()
-    if (kinds > 1).any():
-        of_first = used[used["digest"] == kinds[kinds > 1].index[0]].drop_duplicates("label")["name"]
-        count = counted(int((kinds > 1).sum()), "recording stands", "recordings stand")
-        yield f"Warning: {count} under several labels (such as {' and '.join(map(repr, of_first[:2]))})."
+    alike = used[used.duplicated("digest", keep=False)].drop_duplicates(["digest", "label"])
+    several = alike[alike.duplicated("digest", keep=False)]
+    if len(several):
+        first = several["name"][several["digest"] == several["digest"].iloc[0]]
+        count = counted(several["digest"].nunique(), "recording stands", "recordings stand")
+        yield f"Warning: {count} under several labels (such as {' and '.join(map(repr, first[:2]))})."
 
 
 def _among(words: Texts, known: Container[str]) -> npt.NDArray[np.bool_]:
