@@ -10,6 +10,7 @@ from search.options import Options
 from search.progress import Terminal, bar
 from search.run import FAILED, FINISHED, INTERRUPTED
 from search.study import StudySpec
+from trainables.corpora.giveaways import giveaways
 
 _CODES = {"finished": FINISHED, "failed": FAILED, "interrupted": INTERRUPTED}
 
@@ -77,7 +78,7 @@ def say_corpus(corpus: options.Corpus, terminal: Terminal, *, dry_run: bool) -> 
             terminal.say(
                 f"Recordings: {', '.join(found)}; quarantine.csv and repairs.csv say why ({corpus.store.root})."
             )
-        for note in corpus.store.notes:
+        for note in (*corpus.store.notes, *giveaways(corpus.store, corpus.split)):
             terminal.say(note)
     for notice in corpus.split.notices:
         terminal.say(notice)
