@@ -1,5 +1,7 @@
 """What tells a recording's class by how it was recorded: a model may learn that instead of the sound."""
 
+import re
+
 import numpy as np
 import pandas as pd
 
@@ -23,8 +25,8 @@ def giveaways(store: Store, split: Split) -> list[str]:
     paths = store.clips["path"][labelled]
     found = []
     for (what, pattern, words), kept in zip(_MADE, (store.sample_rate_hz, 1), strict=True):
-        changed = store.repairs["repair"].str.extract(pattern, expand=False).dropna()
-        before = dict(zip(store.repairs["path"][changed.index], changed.astype(int), strict=True))
+        repairs = zip(store.repairs["path"], store.repairs["repair"], strict=True)
+        before = {path: int(said[1]) for path, repair in repairs if (said := re.fullmatch(pattern, repair))}
         if before:
             counts = pd.crosstab(classes, paths.map(before).fillna(kept).astype(int).to_numpy())
             found += _told(what, words, counts)
