@@ -72,7 +72,8 @@ def run(root: Path, given: Options, studies: list[Settled], terminal: Terminal) 
                 f"another --name."
             )
         lengths = _lengths(studies)
-        _note(root, {"families": [spec.space.name for _, spec, _, _ in studies], "options": _kept(given)})
+        families = [spec.space.name for _, spec, _, _ in studies]
+        _note(root, {"families": families, "options": {name: getattr(given, name) for name in KEPT}})
         try:
             return _run(root, given, studies, terminal)
         except UserError:
@@ -108,10 +109,6 @@ def _note(root: Path, record: dict[str, Any]) -> None:
     write_json(root / FAMILIES, record)
     if mirror := mirror_of(root):
         mirror.push(FAMILIES)
-
-
-def _kept(given: Options) -> dict[str, Any]:
-    return {name: getattr(given, name) for name in KEPT}
 
 
 def _lengths(studies: list[Settled]) -> list[int]:

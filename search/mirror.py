@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from search.records import EPOCHS, METRICS, ROWS, TRIALS, as_line, as_row, read_rows
+from search.records import EPOCHS, METRICS, ROWS, SPEC, SUMMARY, TRIALS, as_line, as_row, read_rows
 from trainables.corpora.store import stores_folder
 from trainables.errors import UserError
 from trainables.files import BEST_WEIGHTS, replace_file
@@ -109,7 +109,7 @@ class Mirror:
         A machine that was lost in the middle of a step may have written a row that never got there, or the other way
         round; one is always the beginning of the other. Raises UserError where they contradict each other.
         """
-        self.fetch("study.json", "quarantine.csv", "repairs.csv", "summary.json")
+        self.fetch(SPEC, "quarantine.csv", "repairs.csv", SUMMARY)
         for folder, name in _all_files(self.remote / "best"):
             self._write(f"best/{folder}{name}", (self.remote / "best").read(f"{folder}{name}"))
         there = {row["seq"]: row for row in self._rows_there()}
